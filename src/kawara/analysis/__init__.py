@@ -1,0 +1,1 @@
+"""Numbers about models, never pictures: what they cost, and later what they look at."""

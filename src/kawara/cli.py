@@ -1,0 +1,172 @@
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `models`, `recipes`, `demo`, `doctor`."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import json
+import sys
+import time
+from typing import Any, NoReturn
+
+STARTED_AT = time.monotonic()
+
+from .errors import KawaraError, UserError  # noqa: E402  the clock of a run starts before torch is imported
+
+EPILOG = """\
+start here:
+  kawara demo                                   train on real digits in a minute or two, then look at runs/demo/report.html
+  kawara train photos/                          a folder with one sub-folder for each class
+  kawara train photos/ --minutes 15             the best model that 15 minutes allow
+  kawara evaluate runs/photos-1/model.safetensors photos/
+  kawara predict runs/photos-1/model.safetensors new/*.jpg
+"""
+
+
+class _Parser(argparse.ArgumentParser):
+    """An argument parser that offers near names for a mistyped option or verb."""
+
+    known: tuple[str, ...] = ()
+
+    def error(self, message: str) -> NoReturn:
+        known = [*self.known, *(option for action in self._actions for option in action.option_strings)]
+        words = [word.strip("',:").split("=")[0] for word in message.split()]
+        near = [match for word in words if word not in known for match in difflib.get_close_matches(word, known, n=1, cutoff=0.6)]
+        remedy = f"\n  try:     {' or '.join(dict.fromkeys(near))}" if near else f"\n  try:     {self.prog} --help"
+        self.exit(2, f"{self.prog}: {message}{remedy}\n")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """Return the parser of all verbs."""
+    parser = _Parser(
+        prog="kawara",
+        description="The Vision Transformer workbench: a folder of images in, a trained ViT out.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="store_true", help="print the version and leave")
+    verbs = parser.add_subparsers(dest="verb", metavar="VERB", parser_class=_Parser)
+
+    def verb(name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
+        added = verbs.add_parser(
+            name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+        )
+        added.add_argument("--json", action="store_true", help="print one JSON object on stdout; everything else goes to stderr")
+        return added
+
+    train = verb("train", "train a Vision Transformer on a folder of images (or zip, idx, npz, CSV, hf:name)", TRAIN_EPILOG)
+    train.add_argument("data", metavar="DATA", help="folder, zip, idx folder, npz, CSV/JSONL manifest, `digits`, or hf:name")
+    train.add_argument("--model", metavar="NAME", help="see `kawara models`; chosen from image size and count if not given")
+    train.add_argument("--recipe", metavar="NAME", help="see `kawara recipes`")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, metavar="N", help="how often to go through the training images")
+    length.add_argument("--steps", type=int, metavar="N", help="how many optimiser steps to take")
+    length.add_argument("--minutes", type=float, metavar="N", help="finish in N minutes, evaluation and writing included")
+    train.add_argument("--image-size", type=int, metavar="PX", help="side of the square that the model sees")
+    train.add_argument("--out", metavar="DIR", help="run folder (default: runs/<data>-<number>)")
+    train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
+    train.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out (default: the latest)")
+    train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
+    train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
+    train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
+
+    evaluate = verb("evaluate", "measure a model on labelled images, with 95 % intervals")
+    evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors")
+    evaluate.add_argument("data", metavar="DATA", help="as for train; its test part is used, else val, else all of it")
+    evaluate.add_argument("--split", choices=["train", "val", "test", "all"], help="which part of DATA")
+    evaluate.add_argument("--device", metavar="NAME")
+    evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
+
+    predict = verb("predict", "name what is in images", PREDICT_EPILOG)
+    predict.add_argument("model", metavar="MODEL", help="a model.safetensors")
+    predict.add_argument("images", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="images; - reads paths from stdin, one a line")
+    predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to list (default 5)")
+    predict.add_argument("--csv", action="store_true", help="print CSV on stdout")
+    predict.add_argument("--device", metavar="NAME")
+    predict.add_argument("--batch-size", type=int, default=64, metavar="N")
+
+    models = verb("models", "list the models, or show one")
+    models.add_argument("name", nargs="?", metavar="NAME")
+    recipes = verb("recipes", "list the recipes, or show one with its settings")
+    recipes.add_argument("name", nargs="?", metavar="NAME")
+    demo = verb("demo", "train on 1,797 real handwritten digits, evaluate, predict, and make a page to look at")
+    demo.add_argument("--out", default="runs/demo", metavar="DIR")
+    verb("doctor", "show what kawara found on this machine")
+    parser.known = tuple(verbs.choices)  # type: ignore[attr-defined]
+    return parser
+
+
+TRAIN_EPILOG = """\
+examples:
+  kawara train photos/                                   model and recipe chosen from your images; says why
+  kawara train photos/ --minutes 15                      annealed and evaluated on time
+  kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
+  kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
+  kawara train photos/ --out runs/photos-1 --resume      after an interruption
+
+A folder may hold train/, val/ and test/, or just one sub-folder a class: then kawara holds out images by their content,
+so that the parts never move.
+"""
+
+PREDICT_EPILOG = """\
+examples:
+  kawara predict model.safetensors photo.jpg
+  kawara predict model.safetensors photos/ --csv > answers.csv
+  find . -name '*.jpg' | kawara predict model.safetensors - --json
+"""
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one verb and return the exit code: 0, 2 for a user's mistake, 1 for ours, 130 after Ctrl-C."""
+    parser = build_parser()
+    try:
+        options = parser.parse_args(arguments)
+    except SystemExit as leaving:
+        return int(leaving.code or 0)
+    if options.version:
+        from . import __version__
+
+        print(__version__)
+        return 0
+    if options.verb is None:
+        parser.print_help()
+        return 0
+    try:
+        from . import terminal
+
+        return terminal.run(options, started_at=STARTED_AT if arguments is None else time.monotonic())
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        sys.stderr.close()
+        return 0
+    except KawaraError as error:
+        return _fail(options, error, error.exit_code)
+    except Exception as error:
+        if _names_no_space(error):
+            return _fail(options, UserError("No space is left on the disk.", got=error, remedy="free some, then use --resume"), 2)
+        import traceback
+
+        traceback.print_exc()
+        return _fail(options, error, 1)
+
+
+def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
+    prefix = "kawara" if code == 2 else "kawara: this is our mistake, please report it"
+    print(f"{prefix}: {error}", file=sys.stderr)
+    if options.json:
+        report: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
+        print(json.dumps(report, ensure_ascii=False))
+    return code
+
+
+def _names_no_space(error: BaseException) -> bool:
+    import errno
+
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

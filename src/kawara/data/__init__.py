@@ -1,0 +1,1 @@
+"""Images in, batches out: sources, decoding, cache, splits, augmentation, sampling, loading."""

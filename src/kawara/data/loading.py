@@ -1,0 +1,201 @@
+"""Batches for training and evaluation, made by threads ahead of their use.
+
+A batch is cut into chunks of a fixed number of images; each chunk is one task for the pool: read, crop and, on a CPU, augment and
+normalise. On another device the uint8 pixels travel and the rest happens there. Since chunks do not depend on the number of workers,
+and every random number depends on (seed, epoch, draw) alone, neither do the batches; and batch k of an epoch is the same whether the
+epoch began at 0 or at k.
+
+Stores that are one tensor in memory need no work for each image: a chunk is one indexing and a few whole-batch operations.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, InternalError, KawaraError
+from .augment import Augmentation
+from .pools import num_cores, worker_pool
+from .preprocessing import Preprocessing
+from .sampling import SamplerConfig, epoch_order, epoch_size
+from .sources import ImageSplit
+
+Indices = npt.NDArray[np.int64]
+
+CHUNK_OF_FILES = 32
+CHUNK_OF_TENSOR = 256
+_BATCHES_AHEAD = 2
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`images` (B, C, h, w) float32 normalised and `labels` (B,) int64 on the device; `indices` (B,) int64 into the split, on the CPU."""
+
+    images: Tensor
+    labels: Tensor
+    indices: Tensor
+
+
+class TrainLoader:
+    """Serve the augmented batches of an epoch.
+
+    With `drop_last` the incomplete last batch of an epoch is left out; a split smaller than one batch is one batch of all.
+    """
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        augmentation: Augmentation,
+        *,
+        batch_size: int,
+        seed: int,
+        sampler: SamplerConfig | None = None,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+        drop_last: bool = True,
+    ):
+        self.split, self.augmentation, self.seed = split, augmentation, seed
+        self.sampler = sampler or SamplerConfig()
+        self.batch_size = _checked(split, batch_size)
+        self.workers = workers or num_cores()
+        self.device = torch.device(device)
+        self.drop_last = drop_last
+
+    @property
+    def num_batches(self) -> int:
+        size = epoch_size(len(self.split), self.sampler)
+        return max(1, size // self.batch_size) if self.drop_last else -(-size // self.batch_size)
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]:
+        """Yield the batches of `epoch` from number `start` on. Threads end when the iterator does, or is closed."""
+        order, draws = epoch_order(len(self.split), self.split.labels, epoch, self.seed, self.sampler)
+        on_cpu = self.device.type == "cpu"
+
+        def make(positions: Indices) -> Tensor:
+            indices, chunk_draws = order[positions], draws[positions]
+            images_u8 = self._place(indices, chunk_draws, epoch)
+            return self.augmentation.transform(images_u8, epoch, chunk_draws) if on_cpu else images_u8
+
+        def finish(images: Tensor, positions: Indices) -> Tensor:
+            if on_cpu:
+                return images
+            return self.augmentation.transform(_to_device(images, self.device), epoch, draws[positions])
+
+        steps = [np.arange(i * self.batch_size, min((i + 1) * self.batch_size, len(order))) for i in range(start, self.num_batches)]
+        return _batches(self.split, steps, order, make, finish, self.workers, self.device)
+
+    def _place(self, indices: Indices, draws: Indices, epoch: int) -> Tensor:
+        """Return the crops, uint8 (n, C, h, w)."""
+        tensor = self.split.store.tensor
+        if tensor is not None:
+            return self.augmentation.place_batch(tensor[torch.from_numpy(indices)], epoch, draws)
+        pairs = zip(indices.tolist(), draws.tolist())
+        return torch.stack([_guarded(self.split, i, lambda x, draw=draw: self.augmentation.place(x, epoch, draw)) for i, draw in pairs])
+
+
+class EvalLoader:
+    """Serve the whole split in order, without augmentation, the incomplete last batch included."""
+
+    def __init__(
+        self,
+        split: ImageSplit,
+        preprocessing: Preprocessing,
+        *,
+        batch_size: int,
+        workers: int | None = None,
+        device: torch.device | str = "cpu",
+    ):
+        self.split, self.preprocessing = split, preprocessing
+        self.batch_size = _checked(split, batch_size)
+        self.workers = workers or num_cores()
+        self.device = torch.device(device)
+
+    @property
+    def num_batches(self) -> int:
+        return -(-len(self.split) // self.batch_size)
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+    def __iter__(self) -> Iterator[Batch]:
+        on_cpu = self.device.type == "cpu"
+        normalise = self.preprocessing.normalise
+
+        def make(indices: Indices) -> Tensor:
+            images_u8 = self._place(indices)
+            return normalise(images_u8) if on_cpu else images_u8
+
+        def finish(images: Tensor, positions: Indices) -> Tensor:
+            return images if on_cpu else normalise(_to_device(images, self.device))
+
+        order = np.arange(len(self.split), dtype=np.int64)
+        steps = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        return _batches(self.split, steps, order, make, finish, self.workers, self.device)
+
+    def _place(self, indices: Indices) -> Tensor:
+        tensor = self.split.store.tensor
+        if tensor is not None:
+            return self.preprocessing.place_batch(tensor[int(indices[0]) : int(indices[-1]) + 1])
+        return torch.stack([_guarded(self.split, i, self.preprocessing.place) for i in indices.tolist()])
+
+
+def _batches(
+    split: ImageSplit,
+    steps: list[Indices],
+    order: Indices,
+    make: Callable[[Indices], Tensor],
+    finish: Callable[[Tensor, Indices], Tensor],
+    workers: int,
+    device: torch.device,
+) -> Iterator[Batch]:
+    """Yield one batch for each of `steps` (positions in `order`): chunks by `make` on the pool, the whole by `finish` here."""
+    chunk = CHUNK_OF_FILES if split.store.tensor is None else CHUNK_OF_TENSOR
+    waiting: deque[list[Future[Tensor]]] = deque()
+    with worker_pool(workers) as pool:
+
+        def submit(step: Indices) -> None:
+            waiting.append([pool.submit(make, step[start : start + chunk]) for start in range(0, len(step), chunk)])
+
+        chunks_per_batch = -(-len(steps[0]) // chunk) if steps else 1
+        ahead = max(_BATCHES_AHEAD, -(-2 * workers // chunks_per_batch))
+        for step in steps[:ahead]:
+            submit(step)
+        for number, step in enumerate(steps):
+            parts = [future.result() for future in waiting.popleft()]
+            if number + ahead < len(steps):
+                submit(steps[number + ahead])
+            images = finish(parts[0] if len(parts) == 1 else torch.cat(parts), step)
+            indices = order[step]
+            labels = torch.from_numpy(split.labels[indices]).to(device, non_blocking=True)
+            yield Batch(images, labels, torch.from_numpy(indices))
+
+
+def _guarded(split: ImageSplit, index: int, place: Callable[[npt.NDArray[np.uint8]], Tensor]) -> Tensor:
+    """Place one image; whatever goes wrong names it."""
+    try:
+        return place(split.store[index])
+    except KawaraError:
+        raise
+    except Exception as error:
+        raise InternalError(f"The image {split.keys[index]} cannot be prepared: {type(error).__name__}: {error}") from error
+
+
+def _to_device(images_u8: Tensor, device: torch.device) -> Tensor:
+    if device.type == "cuda":
+        images_u8 = images_u8.pin_memory()  # otherwise the copy waits for the kernels that are under way
+    return images_u8.to(device, non_blocking=True)
+
+
+def _checked(split: ImageSplit, batch_size: int) -> int:
+    if batch_size < 1:
+        raise ConfigError("batch_size must be at least 1.", got=batch_size)
+    if len(split) == 0:
+        raise ConfigError(f"The split {split.name} is empty.")
+    return batch_size

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out: the parts models are made of. Torch only."""

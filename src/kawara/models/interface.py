@@ -1,0 +1,115 @@
+"""What every model of the project can be asked, whatever its family.
+
+ViTs and CNNs give the same record, `Features`, and answer the same questions, so that training, fine-tuning, analysis and export know
+no family. A new family is one file: a frozen config dataclass, a class derived from `ImageModel`, rows in `variants.py`.
+
+Axes: B batch, C channels, H W pixels, h w feature grid, R prefix tokens, N = R + h·w, D width, K classes.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Features:
+    """What a backbone makes of a batch of images, before the head.
+
+    A CNN has no prefix: its tokens are the cells of its last feature map, row by row.
+    """
+
+    tokens: Tensor
+    """(B, N, D), the prefix tokens first, after the final norm where the model has one on its tokens."""
+    grid: tuple[int, int]
+    """(h, w) of the tokens that are not prefix."""
+    num_prefix: int
+    """R: class token, distillation token, registers, in this order."""
+    pooled: Tensor
+    """(B, D): what the head is given."""
+    distillation: Tensor | None = None
+    """(B, D): what the second head is given, in a model with a distillation token."""
+
+    @property
+    def patches(self) -> Tensor:
+        """(B, h·w, D): the tokens without the prefix."""
+        return self.tokens[:, self.num_prefix :]
+
+    @property
+    def feature_map(self) -> Tensor:
+        """(B, D, h, w): the tokens without the prefix, as a map."""
+        return self.patches.transpose(1, 2).unflatten(2, self.grid)
+
+
+class ImageModel(nn.Module):
+    """A classifier with a backbone: normalised images (B, C, H, W) to logits (B, K)."""
+
+    config: Any
+    """The frozen dataclass from which `kawara.models.build` makes this model again. Has at least image_size, channels, num_classes."""
+    num_features: int
+    """D: the width of `Features.pooled`."""
+    num_layers: int
+    """The largest value of `layer_index`: that of the head."""
+
+    @abstractmethod
+    def features(self, image: Tensor) -> Features:
+        """Run the backbone on (B, C, H, W)."""
+
+    @abstractmethod
+    def apply_heads(self, features: Features) -> tuple[Tensor, ...]:
+        """Return the logits (B, K) of each head: one, or class and distillation head. With num_classes=0, the pooled features."""
+
+    @abstractmethod
+    def layer_index(self, parameter_name: str) -> int:
+        """Return how deep a parameter lies: 0 at the input, i + 1 in block i, `num_layers` after the last block (layer-wise lr decay)."""
+
+    @abstractmethod
+    def no_decay(self) -> set[str]:
+        """Return the names of the parameters that weight decay must not touch: biases, norms, scales, positions, tokens."""
+
+    @abstractmethod
+    def reset_head(self, num_classes: int) -> None:
+        """Put a new, zero-initialised head for `num_classes` in place of the old one; 0 takes the head away.
+
+        `config.num_classes` follows.
+        """
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Return logits (B, K): the mean of the heads where there are two, in training as in evaluation."""
+        return mean_of_heads(self.apply_heads(self.features(image)))
+
+    def forward_heads(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of each head apart: what a distillation loss is computed from."""
+        return self.apply_heads(self.features(image))
+
+    def check_image(self, image: Tensor) -> None:
+        """Raise ConfigError unless `image` is (B, C, H, W) with the channels of this model."""
+        if image.ndim != 4 or image.shape[1] != self.config.channels:
+            raise ConfigError(
+                "The model was given images of the wrong shape.",
+                got=tuple(image.shape),
+                allowed=f"(batch, {self.config.channels}, height, width)",
+                remedy="channels= of create_model, or the colour of the preprocessing"
+                if image.ndim == 4
+                else "image.unsqueeze(0) for one image",
+            )
+
+
+def mean_of_heads(logits: Iterable[Tensor]) -> Tensor:
+    """Average the logits of all heads (DeiT's code; the paper adds the two softmax outputs)."""
+    first, *others = logits
+    if not others:
+        return first
+    return sum(others, first) / (1 + len(others))
+
+
+def names_without_decay(model: nn.Module, also: Iterable[str] = ()) -> set[str]:
+    """Return the names of all vectors (biases, norms, scales) of a model, and those of `also` that it has."""
+    also = set(also)
+    return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1 or name in also}

@@ -1,0 +1,363 @@
+"""The Vision Transformer, with the variations that matter in practice.
+
+ViT: An Image is Worth 16x16 Words, arXiv 2010.11929, eqs. 1–4. DeiT: distillation token and second head, arXiv 2012.12877.
+DeiT-III: layer scale, positions for patches only, arXiv 2204.07118. Registers: arXiv 2309.16588.
+Convolutional stem: arXiv 2106.14881.
+
+    z₀ = [class; distillation; registers; x_p E] + positions        (registers never have a position)
+    z  = block_L( … block_1(z₀))                                    layers/residual.py
+    y  = head(LN(z) at the class token, or averaged over the patches)
+
+Differs from the paper: the head of pre-training is one linear layer (DeiT), not an MLP with tanh.
+
+Parameter names are timm's (`cls_token`, `pos_embed`, `blocks.0.attn.qkv.weight`, …), which the field knows by heart; the norm
+that timm calls `fc_norm` in mean-pooled models is `norm` here too.
+
+Axes: B batch, C channels, H W pixels, P patch side, h w patch grid, R prefix tokens, N = R + h·w tokens, D width, M heads, F MLP hidden,
+L blocks, K classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError, UnknownNameError
+from ..layers.feedforward import Activation
+from ..layers.patch import ConvolutionalStem, PatchEmbedding, PatchProjection, StemNorm, check_stem, patch_grid, stem_channels
+from ..layers.position import PositionResize, resize_positions, sincos_positions
+from ..layers.residual import Block, LayerScale, stochastic_depth_rates
+from .interface import Features, ImageModel, names_without_decay
+
+Stem = Literal["patch", "conv"]
+Pool = Literal["class", "mean"]
+Position = Literal["learned", "sincos", "none"]
+FinalNorm = Literal["tokens", "pooled"]
+Initialisation = Literal["deit", "zero_residual"]
+
+_CHOICES = {
+    "stem": Stem,
+    "pool": Pool,
+    "position": Position,
+    "position_resize": PositionResize,
+    "final_norm": FinalNorm,
+    "initialisation": Initialisation,
+    "activation": Activation,
+    "stem_norm": StemNorm,
+    "stem_activation": Activation,
+}
+_TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
+
+
+@dataclass(frozen=True)
+class ViTConfig:
+    """Everything that fixes the architecture of a ViT. The defaults are ViT-Ti/16 at 224 px.
+
+    Raises ConfigError where the values do not go together.
+    """
+
+    image_size: tuple[int, int] = (224, 224)
+    """(H, W) the position table is made for; other sizes resize it."""
+    channels: int = 3
+    num_classes: int = 1000
+    """K; 0 for a backbone without head."""
+    patch_size: int = 16
+    width: int = 192
+    depth: int = 12
+    heads: int = 3
+    mlp_hidden: int = 768
+    activation: Activation = "gelu"
+    bias: bool = True
+    """Whether the linear layers of the blocks have biases."""
+    norm_eps: float = 1e-6
+
+    class_token: bool = True
+    distillation_token: bool = False
+    registers: int = 0
+    pool: Pool = "class"
+    """mean: over the patch tokens, prefix left out."""
+    final_norm: FinalNorm = "tokens"
+    """tokens: norm every token, then pool (the paper). pooled: pool, then norm (timm's mean pooling, MAE fine-tuning)."""
+
+    position: Position = "learned"
+    class_position: bool = True
+    """Whether class and distillation token have entries in a learned table (DeiT-III and models with registers: no)."""
+    position_resize: PositionResize = "bicubic-antialias"
+
+    layer_scale: float | None = None
+    """Starting value of γ; None: no layer scale."""
+    stochastic_depth: float = 0.0
+    """Rate of the last block; earlier ones have less, linearly from 0."""
+    dropout: float = 0.0
+    """After position embedding and after every dense layer except qkv (ViT, App. B.1)."""
+    attention_dropout: float = 0.0
+
+    stem: Stem = "patch"
+    stem_hidden: tuple[int, ...] | None = None
+    """Output channels of the strided convolutions; None: doubling, the last one the width."""
+    stem_norm: StemNorm = "batch"
+    stem_activation: Activation = "relu"
+    stem_projection: bool = False
+    """Whether a 1×1 convolution follows even where the last convolution has the width already."""
+
+    initialisation: Initialisation = "deit"
+    """See `initialise`."""
+
+    def __post_init__(self) -> None:
+        for name, choices in _CHOICES.items():
+            if getattr(self, name) not in get_args(choices):
+                raise UnknownNameError(f"value of {name}", str(getattr(self, name)), [str(choice) for choice in get_args(choices)])
+        for name in ("channels", "patch_size", "width", "depth", "heads", "mlp_hidden"):
+            _require(getattr(self, name) >= 1, f"The model option {name} must be at least 1.", getattr(self, name))
+        for name in ("num_classes", "registers"):
+            _require(getattr(self, name) >= 0, f"The model option {name} cannot be negative.", getattr(self, name))
+        for name in ("stochastic_depth", "dropout", "attention_dropout"):
+            _require(0.0 <= getattr(self, name) < 1.0, f"The model option {name} is a probability below 1.", getattr(self, name))
+        _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "The image size is two numbers of pixels.", self.image_size)
+        _require(self.pool == "mean" or self.class_token, "pool 'class' needs a class token.", "class_token False", "pool 'mean'")
+        if self.width % self.heads:
+            raise ConfigError("The width must be a multiple of the number of heads.", got=f"width {self.width}, heads {self.heads}")
+        if self.position == "sincos":
+            _require(self.width % 4 == 0, "2-D sin-cos positions need a width that is a multiple of 4.", self.width)
+        if self.stem == "conv":
+            check_stem(self.patch_size, self.stem_channels)
+        else:
+            patch_grid(self.image_size, self.patch_size)
+            unused = [
+                field.name
+                for field in dataclasses.fields(self)
+                if field.name.startswith("stem_") and getattr(self, field.name) != field.default
+            ]
+            _require(not unused, "These model options act only with stem 'conv'.", ", ".join(unused))
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) at `image_size`."""
+        height, width = self.image_size
+        return -(-height // self.patch_size), -(-width // self.patch_size)
+
+    @property
+    def num_prefix(self) -> int:
+        """R."""
+        return int(self.class_token) + int(self.distillation_token) + self.registers
+
+    @property
+    def num_positioned_prefix(self) -> int:
+        """How many prefix tokens have an entry in the position table."""
+        if self.position != "learned" or not self.class_position:
+            return 0
+        return int(self.class_token) + int(self.distillation_token)
+
+    @property
+    def num_tokens(self) -> int:
+        """N at `image_size`."""
+        return self.num_prefix + self.grid[0] * self.grid[1]
+
+    @property
+    def stem_channels(self) -> tuple[int, ...]:
+        """Output channels of the strided convolutions of stem 'conv'."""
+        return stem_channels(self.width, self.patch_size) if self.stem_hidden is None else self.stem_hidden
+
+
+class VisionTransformer(ImageModel):
+    """A ViT: normalised images (B, C, H, W) to logits (B, K), for any H and W that are multiples of the patch."""
+
+    config: ViTConfig
+    pos_embed: Tensor | None
+
+    def __init__(self, config: ViTConfig):
+        super().__init__()
+        self.config = config
+        self.num_features = config.width
+        self.num_layers = config.depth + 1
+
+        self.patch_embed = _make_stem(config)
+        self.cls_token = _token(config, 1) if config.class_token else None
+        self.dist_token = _token(config, 1) if config.distillation_token else None
+        self.reg_token = _token(config, config.registers) if config.registers else None
+        if config.position == "learned":
+            self.pos_embed = _token(config, config.num_positioned_prefix + config.grid[0] * config.grid[1])
+        else:
+            self.register_buffer("pos_embed", sincos_positions(config.grid, config.width) if config.position == "sincos" else None)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(
+            Block(
+                config.width,
+                config.heads,
+                config.mlp_hidden,
+                activation=config.activation,
+                bias=config.bias,
+                dropout=config.dropout,
+                attention_dropout=config.attention_dropout,
+                stochastic_depth=rate,
+                layer_scale=config.layer_scale,
+                norm_eps=config.norm_eps,
+            )
+            for rate in stochastic_depth_rates(config.stochastic_depth, config.depth)
+        )
+        self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
+        self.head = _make_head(config)
+        self.head_dist = _make_head(config) if config.distillation_token else None
+        initialise(self)
+
+    def features(self, image: Tensor) -> Features:
+        """Run everything but the head on (B, C, H, W). Raises ConfigError for images this model cannot take."""
+        self.check_image(image)
+        grid = self.patch_embed.grid((image.shape[-2], image.shape[-1]))
+        tokens = self.embed(self.patch_embed(image), grid)
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.pool(tokens, grid)
+
+    def embed(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Add positions to (B, h·w, D) patch tokens and put the prefix tokens before them: (B, N, D)."""
+        prefix = [token for token in (self.cls_token, self.dist_token) if token is not None]
+        if self.pos_embed is not None:
+            num_positioned = self.config.num_positioned_prefix
+            positions = resize_positions(
+                self.pos_embed, self.config.grid, grid, num_prefix=num_positioned, method=self.config.position_resize
+            ).to(patches.dtype)
+            patches = patches + positions[:, num_positioned:]
+            prefix = [token + positions[:, i : i + 1] if i < num_positioned else token for i, token in enumerate(prefix)]
+        if self.reg_token is not None:
+            prefix.append(self.reg_token)
+        if prefix:
+            patches = torch.cat([*(token.to(patches.dtype).expand(len(patches), -1, -1) for token in prefix), patches], dim=1)
+        return self.dropout(patches)
+
+    def pool(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
+        """Apply the final norm to (B, N, D) tokens and pool them."""
+        num_prefix = self.config.num_prefix
+        norm_tokens = self.config.final_norm == "tokens"
+        if norm_tokens:
+            tokens = self.norm(tokens)
+        pooled = tokens[:, 0] if self.config.pool == "class" else tokens[:, num_prefix:].mean(dim=1)
+        distillation = None if self.dist_token is None else tokens[:, int(self.config.class_token)]
+        if not norm_tokens:
+            pooled = self.norm(pooled)
+            distillation = None if distillation is None else self.norm(distillation)
+        return Features(tokens, grid, num_prefix, pooled, distillation)
+
+    def apply_heads(self, features: Features) -> tuple[Tensor, ...]:
+        logits = self.head(features.pooled)
+        if self.head_dist is None or features.distillation is None:
+            return (logits,)
+        return logits, self.head_dist(features.distillation)
+
+    def layer_index(self, parameter_name: str) -> int:
+        """Return 0 for stem, tokens and positions, i + 1 for block i, L + 1 for the rest (MAE and BEiT fine-tuning)."""
+        first, _, rest = parameter_name.partition(".")
+        if first == "patch_embed" or first in _TOKENS:
+            return 0
+        if first == "blocks":
+            return int(rest.partition(".")[0]) + 1
+        return self.num_layers
+
+    def no_decay(self) -> set[str]:
+        return names_without_decay(self, _TOKENS)
+
+    def reset_head(self, num_classes: int) -> None:
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        like = self.norm.weight
+        self.head = _make_head(self.config).to(like.device, like.dtype)
+        _initialise_head(self.head)
+        if self.head_dist is not None:
+            self.head_dist = _make_head(self.config).to(like.device, like.dtype)
+            _initialise_head(self.head_dist)
+
+
+@torch.no_grad()
+def initialise(model: VisionTransformer) -> None:
+    """Draw every parameter of a ViT anew. N_t(σ) is a normal of deviation σ cut at ±2 absolute, as in timm.
+
+    | tensor                              | deit                      | zero_residual                                  |
+    |-------------------------------------|---------------------------|------------------------------------------------|
+    | positions (learned)                 | N_t(0.02)                 | same                                           |
+    | class and distillation token        | N_t(0.02)                 | same                                           |
+    | registers                           | N(1e-6)                   | same                                           |
+    | qkv, fc1 weights                    | N_t(0.02)                 | N_t(0.5/√fan_in)                               |
+    | attention proj, fc2 weights         | N_t(0.02)                 | 0: each block starts as the identity           |
+    | biases of the blocks                | 0                         | same                                           |
+    | patch projection, weight and bias   | U(±1/√(P²C))              | same                                           |
+    | stem: 3×3 convolutions              | N(√(2/fan_in))            | same                                           |
+    | stem: 1×1 convolution, bias         | N(1/√fan_in), 0           | same                                           |
+    | LayerNorm, BatchNorm                | γ=1, β=0                  | same                                           |
+    | layer scale                         | config.layer_scale        | same                                           |
+    | head (both heads)                   | 0                         | same                                           |
+
+    "deit" follows DeiT (arXiv 2012.12877, §6: ViTs are sensitive to initialisation, truncated normal is safe) except for the head, which
+    is zero as in the ViT paper's code: the first loss is then exactly ln K, and a head for fine-tuning starts the same way.
+    "zero_residual" is for narrow models on small data, where 0.02 is far below 1/√D and the branches would be faint for many steps.
+    """
+    config = model.config
+    for token in (model.cls_token, model.dist_token, model.pos_embed):
+        if isinstance(token, nn.Parameter):
+            nn.init.trunc_normal_(token, std=0.02)
+    if model.reg_token is not None:
+        nn.init.normal_(model.reg_token, std=1e-6)
+    if config.position == "sincos" and model.pos_embed is not None:
+        model.pos_embed.copy_(sincos_positions(config.grid, config.width))
+    for module in model.modules():
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d | PatchProjection):
+            module.reset_parameters()
+        elif isinstance(module, LayerScale):
+            nn.init.constant_(module.gamma, module.initial)
+        elif isinstance(module, nn.Conv2d):
+            gain = 2.0 if module.kernel_size == (3, 3) else 1.0
+            nn.init.normal_(module.weight, std=(gain / module.weight[0].numel()) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in model.blocks:
+        assert isinstance(block, Block)
+        for linear in (block.attn.qkv, block.mlp.fc1):
+            _initialise_linear(linear, 0.5 * linear.in_features**-0.5 if config.initialisation == "zero_residual" else 0.02)
+        for linear in (block.attn.proj, block.mlp.fc2):
+            _initialise_linear(linear, 0.0 if config.initialisation == "zero_residual" else 0.02)
+    for head in (model.head, model.head_dist):
+        _initialise_head(head)
+
+
+def _initialise_linear(linear: nn.Linear, std: float) -> None:
+    if std:
+        nn.init.trunc_normal_(linear.weight, std=std)
+    else:
+        nn.init.zeros_(linear.weight)
+    if linear.bias is not None:
+        nn.init.zeros_(linear.bias)
+
+
+def _initialise_head(head: nn.Module | None) -> None:
+    if isinstance(head, nn.Linear):  # not Identity (no classes), not None (no second head)
+        nn.init.zeros_(head.weight)
+        nn.init.zeros_(head.bias)
+
+
+def _make_head(config: ViTConfig) -> nn.Linear | nn.Identity:
+    return nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
+
+
+def _make_stem(config: ViTConfig) -> PatchEmbedding | ConvolutionalStem:
+    if config.stem == "patch":
+        return PatchEmbedding(config.channels, config.width, config.patch_size)
+    return ConvolutionalStem(
+        config.channels,
+        config.width,
+        config.patch_size,
+        config.stem_channels,
+        norm=config.stem_norm,
+        activation_name=config.stem_activation,
+        projection=config.stem_projection,
+    )
+
+
+def _token(config: ViTConfig, count: int) -> nn.Parameter:
+    return nn.Parameter(torch.zeros(1, count, config.width))
+
+
+def _require(holds: bool, what: str, got: object, remedy: str | None = None) -> None:
+    if not holds:
+        raise ConfigError(what, got=got, remedy=remedy)

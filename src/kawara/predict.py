@@ -1,0 +1,152 @@
+"""image → answer: everything that is needed is in the model file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import nn
+
+from .data.decode import decode, to_color
+from .errors import DataError, DecodeError
+from .runtime import autocast_dtype, choose_device
+from .weights.model_file import ModelCard, load_model
+
+ImageLike = str | Path | bytes | Image.Image | np.ndarray
+
+
+@dataclass(frozen=True)
+class Guess:
+    """One class and its probability in [0, 1]."""
+
+    label: str
+    index: int
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction(Guess):
+    """The likeliest class of an image, and the likeliest few, best first."""
+
+    top: tuple[Guess, ...]
+    path: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        guesses = [{"label": guess.label, "index": guess.index, "score": guess.score} for guess in self.top]
+        return {"path": self.path, "label": self.label, "index": self.index, "score": self.score, "top": guesses}
+
+
+class Predictor:
+    """A trained model with its class names and its preprocessing.
+
+    `.model` takes normalised images (B, C, H, W) and gives logits (B, K).
+    """
+
+    def __init__(self, model: nn.Module, card: ModelCard, device: torch.device | str = "cpu"):
+        self.device = torch.device(device)
+        self.model = model.to(self.device).eval()
+        self.card = card
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of the classes, in the order of the logits."""
+        return self.card.class_names
+
+    def predict(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5, batch_size: int = 64) -> list[Prediction]:
+        """Return one prediction for every image, in order.
+
+        Args:
+            images: one or many of: path, encoded bytes, PIL image, array (H, W) or (H, W, C) of uint8, or of floats in [0, 1].
+            top: how many classes to list.
+
+        Raises:
+            DecodeError: an image cannot be read; the message names it.
+        """
+        single = isinstance(images, str | Path | bytes | Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3)
+        several: Sequence[Any] = [images] if single else images  # type: ignore[assignment]
+        predictions: list[Prediction] = []
+        for start in range(0, len(several), batch_size):
+            chunk = several[start : start + batch_size]
+            placed = torch.stack([self.card.preprocessing.place(self._pixels(image)) for image in chunk])
+            names = [str(image) if isinstance(image, str | Path) else None for image in chunk]
+            predictions += self._answers(self.probabilities(placed), names, top)
+        return predictions
+
+    @torch.inference_mode()
+    def probabilities(self, images_u8: torch.Tensor) -> torch.Tensor:
+        """Return probabilities (B, K) for uint8 images (B, C, h, w) of the size that the model was trained at."""
+        image = self.card.preprocessing.normalise(images_u8, self.device)
+        dtype = autocast_dtype("auto", self.device)
+        with torch.autocast(self.device.type, dtype=dtype, enabled=dtype is not None):
+            logits = self.model(image)
+        return logits.float().softmax(dim=-1).cpu()
+
+    def _pixels(self, image: ImageLike) -> np.ndarray:
+        """Return upright uint8 pixels (H, W, C) in the colour mode of the model."""
+        color = self.card.preprocessing.color
+        if isinstance(image, str | Path):
+            try:
+                content = Path(image).read_bytes()
+            except OSError as error:
+                raise DecodeError(str(image), error.strerror or str(error)) from None
+            return decode(content, str(image), color=color, min_side=self.card.preprocessing.stored_side)
+        if isinstance(image, bytes):
+            return decode(image, "bytes", color=color, min_side=self.card.preprocessing.stored_side)
+        if isinstance(image, Image.Image):
+            return to_color(ImageOps.exif_transpose(image), color)
+        return to_color(_array_image(image), color)
+
+    def _answers(self, probabilities: torch.Tensor, names: list[str | None], top: int) -> list[Prediction]:
+        scores, indices = probabilities.topk(min(top, probabilities.shape[1]), dim=-1)
+        answers = []
+        for name, row_scores, row_indices in zip(names, scores.tolist(), indices.tolist()):
+            guesses = tuple(Guess(self.class_names[index], index, score) for score, index in zip(row_scores, row_indices))
+            answers.append(Prediction(guesses[0].label, guesses[0].index, guesses[0].score, guesses, name))
+        return answers
+
+
+def load(path: str | Path, *, device: str | None = None) -> Predictor:
+    """Load a model file that kawara wrote. Raises ModelFileError if it cannot be read."""
+    chosen = choose_device(device)
+    model, card = load_model(path)
+    return Predictor(model, card, chosen)
+
+
+def _array_image(array: np.ndarray) -> Image.Image:
+    array = np.asarray(array)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    if array.ndim not in (2, 3) or (array.ndim == 3 and array.shape[2] not in (3, 4)):
+        raise DataError("An array image has the shape (H, W), (H, W, 1), (H, W, 3) or (H, W, 4).", got=array.shape)
+    if array.dtype.kind == "f":
+        array = np.round(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    if array.dtype != np.uint8:
+        raise DataError("An array image holds uint8, or floats in [0, 1].", got=array.dtype)
+    return Image.fromarray(array)
+
+
+def expand(patterns: Iterable[str]) -> list[str]:
+    """Return the files that paths, folders and globs stand for, sorted inside each. Raises DataError for one that stands for none."""
+    import glob
+
+    from .data.sources import IMAGE_SUFFIXES
+
+    files: list[str] = []
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            found = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in IMAGE_SUFFIXES and not file.name.startswith("."))
+        elif path.exists():
+            found = [pattern]
+        else:
+            found = sorted(file for file in glob.glob(pattern, recursive=True) if Path(file).is_file())
+        if not found:
+            raise DataError(f"{pattern} stands for no image.", remedy="the path of an image, a folder with images, or a glob in quotes")
+        files += found
+    return files

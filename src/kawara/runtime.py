@@ -1,0 +1,131 @@
+"""Where and how the numbers are computed: seed, device, precision, threads, allocator, and a record of it all."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import platform
+import random
+import sys
+from collections.abc import Iterator
+from typing import Any, Literal
+
+import numpy as np
+import torch
+
+from .errors import ConfigError
+
+Precision = Literal["auto", "float32", "bfloat16", "float16"]
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_large_buffers() -> None:
+    """Let glibc reuse large buffers instead of mapping and unmapping them at every step (10–17 % of a CPU training step)."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # another libc has no mallopt; nothing is lost but speed
+            libc = ctypes.CDLL(None)
+            libc.mallopt(_M_MMAP_THRESHOLD, 1 << 30)
+            libc.mallopt(_M_TRIM_THRESHOLD, 1 << 30)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed Python, numpy and torch (all devices)."""
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  third-party code may draw from the global generator
+    torch.manual_seed(seed)
+
+
+def choose_device(name: str | None = None) -> torch.device:
+    """Return the device named, or the best one there is. Raises ConfigError for one that is not there."""
+    available = ["cpu"]
+    if torch.cuda.is_available():
+        available.insert(0, "cuda")
+    if torch.backends.mps.is_available():
+        available.insert(0, "mps")
+    if name is None:
+        return torch.device(available[0])
+    if name.split(":")[0] not in available:
+        raise ConfigError(f"There is no device {name!r} here.", allowed=", ".join(available), remedy=f"--device {available[0]}")
+    return torch.device(name)
+
+
+def has_fast_bfloat16(device: torch.device) -> bool:
+    """Tell whether bfloat16 is computed by hardware; emulated on a CPU it is about 100 times slower than float32."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_capability(device) >= (8, 0)
+    return device.type == "cpu" and torch.cpu._is_avx512_bf16_supported()
+
+
+def autocast_dtype(precision: Precision, device: torch.device) -> torch.dtype | None:
+    """Return the autocast type for `precision`, None for plain float32. Raises ConfigError where it would crawl."""
+    if precision == "float32":
+        return None
+    fast_bfloat16 = has_fast_bfloat16(device)
+    if precision == "auto":
+        if device.type == "cuda":
+            return torch.bfloat16 if fast_bfloat16 else torch.float16
+        return None
+    if device.type == "cpu" and not (precision == "bfloat16" and fast_bfloat16):
+        raise ConfigError(
+            f"This CPU computes {precision} in software, about 100 times slower than float32.", remedy="--set precision=float32"
+        )
+    return torch.bfloat16 if precision == "bfloat16" else torch.float16
+
+
+@contextlib.contextmanager
+def threads(count: int) -> Iterator[None]:
+    """Use `count` intra-op threads inside the block; 0 keeps what torch chose."""
+    before = torch.get_num_threads()
+    if count:
+        torch.set_num_threads(count)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def peak_memory_bytes(device: torch.device) -> int:
+    """Return the largest amount of memory in use so far: of the device, or of this process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def environment() -> dict[str, Any]:
+    """Return versions, machine and threads: what a number must carry to be believed."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    def installed(package: str) -> str | None:
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            return None
+
+    packages = ("kawara", "torch", "numpy", "pillow", "simplejpeg", "safetensors", "scikit-learn")
+    record: dict[str, Any] = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpu": _cpu_name(),
+        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "packages": {package: installed(package) for package in packages},
+    }
+    if torch.cuda.is_available():
+        record["gpu"] = torch.cuda.get_device_name()
+        record["cuda"] = torch.version.cuda
+    return record
+
+
+def _cpu_name() -> str:
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.split(":", 1)[1].strip()
+    return platform.processor() or platform.machine()

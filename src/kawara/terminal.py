@@ -1,0 +1,256 @@
+"""What each verb prints: tables for people on stdout, or JSON; progress and remarks on stderr."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from .errors import DecodeError, UserError
+from .training.progress import Reporter, format_seconds
+
+
+def run(options: argparse.Namespace, *, started_at: float) -> int:
+    """Run the verb that `options` name and return the exit code."""
+    return _VERBS[options.verb](options, started_at)
+
+
+def _train(options: argparse.Namespace, started_at: float) -> int:
+    from . import verbs
+
+    amount = {"epochs": options.epochs, "steps": options.steps, "minutes": options.minutes}
+    request = verbs.TrainRequest(
+        data=options.data,
+        model=options.model,
+        recipe=options.recipe,
+        length=next((f"{value:g} {unit}" for unit, value in amount.items() if value is not None), None),
+        image_size=options.image_size,
+        out=options.out,
+        seed=options.seed,
+        resume=options.resume,
+        device=options.device,
+        config=options.config,
+        settings=tuple(options.set),
+    )
+    with Reporter() as reporter:
+        if options.print_config:
+            from .config import to_yaml
+
+            print(to_yaml(verbs.resolve(request, reporter)), end="")
+            return 0
+        result = verbs.run_training(request, reporter, started_at=started_at)
+    if options.json:
+        _print_json(result.to_dict())
+        return 130 if result.interrupted else 0
+    if result.interrupted:
+        return 130
+    _print_metrics(result.metrics, f"{result.split} images")
+    print(f"\nmodel   {result.model_path}\nreport  {result.folder / 'report.html'}\ntime    {format_seconds(result.seconds)}")
+    print(f"\nnext:  kawara predict {result.model_path} YOUR_IMAGES")
+    return 0
+
+
+def _evaluate(options: argparse.Namespace, started_at: float) -> int:
+    from . import verbs
+
+    with Reporter() as reporter:
+        evaluation = verbs.evaluate(
+            options.model, options.data, split=options.split, device=options.device, batch_size=options.batch_size, reporter=reporter
+        )
+    if options.json:
+        _print_json(evaluation.to_dict())
+        return 0
+    _print_metrics(evaluation.metrics, f"{evaluation.split} images")
+    if evaluation.skipped:
+        print(f"\n{len(evaluation.skipped)} files could not be read and are not counted:")
+        for file in evaluation.skipped:
+            print(f"  {file.path}: {file.reason}")
+    _print_classes(evaluation.per_class)
+    return 0
+
+
+def _predict(options: argparse.Namespace, started_at: float) -> int:
+    from .predict import Prediction, expand, load
+
+    if options.json and options.csv:
+        raise UserError("--json and --csv exclude each other.", remedy="one of them")
+    if options.top < 1:
+        raise UserError("--top is at least 1.", got=options.top)
+    predictor = load(options.model, device=options.device)
+    files = expand(line.rstrip("\n") for line in sys.stdin if line.strip()) if options.images == ["-"] else expand(options.images)
+    writer = csv.writer(sys.stdout)
+    failed = 0
+
+    def answers() -> Iterator[Prediction]:
+        nonlocal failed
+        for start in range(0, len(files), options.batch_size):
+            chunk = files[start : start + options.batch_size]
+            reporter.progress("predicting", start / len(files), f"{start} of {len(files)}")
+            try:
+                yield from predictor.predict(chunk, top=options.top, batch_size=options.batch_size)
+            except DecodeError:  # find which, and answer for the others
+                for file in chunk:
+                    try:
+                        yield from predictor.predict([file], top=options.top)
+                    except DecodeError as error:
+                        failed += 1
+                        reporter.say(f"kawara: {error}")
+
+    table = Table("image", "label", "score", f"top {options.top}", box=None, pad_edge=False)
+    with Reporter() as reporter:
+        if options.csv:
+            writer.writerow(["path", "label", "score"] + [f"{what}_{rank}" for rank in range(2, options.top + 1) for what in ("label", "score")])
+        for answer in answers():
+            if options.json:
+                _print_json(answer.to_dict())
+            elif options.csv:
+                others = [value for guess in answer.top[1:] for value in (guess.label, f"{guess.score:.6f}")]
+                writer.writerow([answer.path, answer.label, f"{answer.score:.6f}", *others])
+            else:
+                others_text = ", ".join(f"{guess.label} {guess.score:.1%}" for guess in answer.top[1:] if guess.score >= 0.0005)
+                table.add_row(_plain(answer.path or ""), _plain(answer.label), f"{answer.score:.1%}", _plain(others_text))
+    if not (options.json or options.csv):
+        _stdout().print(table)
+    if failed:
+        print(f"kawara: {failed} of {len(files)} files could not be read.", file=sys.stderr)
+    return 2 if failed else 0
+
+
+def _models(options: argparse.Namespace, started_at: float) -> int:
+    from .verbs import describe_model, list_models
+
+    if options.name:
+        description = describe_model(options.name)
+        if options.json:
+            _print_json(description)
+        else:
+            for key, value in description.items():
+                text = ", ".join(f"{k}={v}" for k, v in value.items()) if isinstance(value, dict) else value
+                print(f"{key:<14}{text:,}" if isinstance(text, int) else f"{key:<14}{text}")
+        return 0
+    rows = list_models()
+    if options.json:
+        _print_json({"models": rows})
+        return 0
+    table = Table("model", "parameters", "GMACs", "image", "what it is", box=None, pad_edge=False)
+    for row in rows:
+        height, width = row["image_size"]
+        table.add_row(row["name"], f"{row['parameters']:,}", f"{row['macs'] / 1e9:.3g}", f"{height}×{width}", row["description"])
+    _stdout().print(table)
+    return 0
+
+
+def _recipes(options: argparse.Namespace, started_at: float) -> int:
+    import inspect
+
+    from .config import to_dict, to_yaml
+    from .recipes import RECIPES
+
+    if options.name:
+        recipe = RECIPES[options.name]
+        if options.json:
+            _print_json({"name": options.name, "description": inspect.getdoc(recipe), "config": to_dict(recipe())})
+        else:
+            print(f"{inspect.getdoc(recipe)}\n\n{to_yaml(recipe())}", end="")
+        return 0
+    summaries = {name: (inspect.getdoc(RECIPES[name]) or "").splitlines()[0] for name in RECIPES}
+    if options.json:
+        _print_json({"recipes": [{"name": name, "description": text} for name, text in summaries.items()]})
+        return 0
+    table = Table("recipe", "what it is", box=None, pad_edge=False)
+    for name, text in summaries.items():
+        table.add_row(name, text)
+    _stdout().print(table)
+    print("\nkawara recipes NAME shows source, command, cost, expected result and all settings.")
+    return 0
+
+
+def _demo(options: argparse.Namespace, started_at: float) -> int:
+    from . import verbs
+
+    with Reporter() as reporter:
+        demo = verbs.demo(options.out, reporter, started_at=started_at)
+    if options.json:
+        _print_json(demo.to_dict())
+        return 0
+    _print_metrics(demo.training.metrics, "test images, which it had not seen")
+    print("\nSome test images, as `kawara predict` names them:")
+    table = Table("image", "true", "predicted", "score", box=None, pad_edge=False)
+    for path, truth, answer in demo.predictions:
+        table.add_row(path, truth, answer.label, f"{answer.score:.1%}")
+    _stdout().print(table)
+    print(f"\nOpen {demo.training.folder / 'report.html'} in a browser. Then try:\n")
+    for command in demo.commands:
+        print(f"  {command}")
+    return 0
+
+
+def _doctor(options: argparse.Namespace, started_at: float) -> int:
+    from .verbs import diagnose
+
+    findings = diagnose()
+    if options.json:
+        _print_json(findings)
+        return 0
+    for name, value in findings.items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {item or 'absent'}" for key, item in value.items())
+        elif isinstance(value, list):
+            value = "\n                    ".join(value) or "none"
+        print(f"{name:<20}{value}")
+    return 0
+
+
+_VERBS = {
+    "train": _train,
+    "evaluate": _evaluate,
+    "predict": _predict,
+    "models": _models,
+    "recipes": _recipes,
+    "demo": _demo,
+    "doctor": _doctor,
+}
+
+
+def _print_json(value: dict[str, Any]) -> None:
+    print(json.dumps(value, ensure_ascii=False, allow_nan=False))
+
+
+def _print_metrics(metrics: dict[str, Any], what: str) -> None:
+    """Print the table of metrics with their intervals."""
+    print(f"\n{metrics['num_images']:,} {what}, {metrics['num_classes']} classes (chance {1 / metrics['num_classes']:.1%})")
+    table = Table("", "value", "95 % interval", box=None, pad_edge=False)
+    for name, title in (("top1", "top-1 accuracy"), ("top5", "top-5 accuracy"), ("balanced_accuracy", "balanced accuracy")):
+        if name == "top5" and metrics["num_classes"] <= 5:
+            continue
+        low, high = metrics[f"{name}_ci95"]
+        table.add_row(title, f"{metrics[name]:.2%}", f"{low:.2%} – {high:.2%}")
+    for name, title in (("nll", "negative log-likelihood"), ("ece", "calibration error (ECE)")):
+        low, high = metrics[f"{name}_ci95"]
+        table.add_row(title, f"{metrics[name]:.4f}", f"{low:.4f} – {high:.4f}")
+    _stdout().print(table)
+
+
+def _print_classes(rows: list[dict[str, Any]]) -> None:
+    print()
+    table = Table("class", "images", "recall", "precision", "mostly taken for", box=None, pad_edge=False)
+    for row in rows:
+        recall, precision = ("–" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision"))
+        table.add_row(_plain(row["class"]), str(row["num_images"]), recall, precision, _plain(row["mostly_confused_with"] or ""))
+    _stdout().print(table)
+
+
+def _stdout() -> Console:
+    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+
+
+def _plain(text: str) -> Any:
+    from rich.text import Text
+
+    return Text(text)

@@ -1,0 +1,1 @@
+"""How a model is trained: optimiser, schedule, averaging, checkpoints, and the one loop."""

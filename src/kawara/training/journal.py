@@ -1,0 +1,48 @@
+"""One JSON object a line: everything that happened in a run, in order, readable while it runs."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+from ..files import cannot_write, replacing
+
+
+class Journal:
+    """Append-only records of a run; each has at least "event" and "step"."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, event: str, step: int, **values: Any) -> None:
+        """Append one record; numbers that are not finite are written as null."""
+        record = {"event": event, "step": step} | {name: _json_number(value) for name, value in values.items()}
+        try:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps(record, ensure_ascii=False) + "\n")
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def read(self) -> list[dict[str, Any]]:
+        """Return all complete records; a last line cut by a crash is left out."""
+        if not self.path.exists():
+            return []
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return records
+
+    def rewind(self, step: int) -> None:
+        """Forget what was written after `step`: a resumed run will write it again."""
+        kept = [record for record in self.read() if record["step"] <= step]
+        with replacing(self.path) as temporary:
+            temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+
+
+def _json_number(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value

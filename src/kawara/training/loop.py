@@ -1,0 +1,371 @@
+"""The loop: batch → loss → gradients → step, with validation, checkpoints and an honest clock. For every task and model.
+
+Every random number that training needs is a function of (seed, step): the generator is seeded anew at each step, the
+loader draws from counters. A run that is interrupted and resumed therefore ends with the same bits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from types import FrameType
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from ..data.loading import Batch, EvalLoader, TrainLoader
+from ..errors import DivergedError, KawaraError, OutOfMemoryError
+from ..runtime import autocast_dtype, peak_memory_bytes
+from .averaging import WeightAverage
+from .checkpoint import load_checkpoint, save_checkpoint
+from .optimizer import build_optimizers, clip_gradients, set_rate
+from .progress import Reporter, format_seconds
+from .run_config import RunConfig
+from .run_folder import RunFolder
+from .schedule import Clock, Schedule
+
+NUM_VALIDATIONS = 10
+JOURNAL_INTERVAL_S = 5.0
+SAVE_INTERVAL_S = 120.0
+SAFETY_S = 4.0
+
+
+class Task(Protocol):
+    """What the loop needs to know of a task."""
+
+    def loss(self, model: nn.Module, batch: Batch, step: int) -> tuple[Tensor, Tensor]:
+        """Return the loss and the number of images that were called right."""
+        ...
+
+
+@dataclass
+class Progress:
+    """Where a run stands; all of it goes into the checkpoint."""
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    seconds: float = 0.0
+    training_from: float = 0.0
+    best_score: float = -math.inf
+    best_step: int = -1
+    validated_at: float = 0.0
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """How a run ended. `state` holds the weights to keep (the average, where one is kept)."""
+
+    state: dict[str, Tensor]
+    steps: int
+    epochs: float
+    seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    interrupted: bool
+
+
+class Loop:
+    """One run of training."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        task: Task,
+        train: TrainLoader,
+        validate: Callable[[nn.Module], dict[str, float]],
+        config: RunConfig,
+        folder: RunFolder,
+        *,
+        device: torch.device,
+        reporter: Reporter,
+        started_at: float | None = None,
+        keys: list[str] | None = None,
+    ):
+        self.model, self.task, self.train, self.validate = model, task, train, validate
+        self.config, self.folder, self.device, self.reporter = config, folder, device, reporter
+        self.keys = keys
+        self.dtype = autocast_dtype(config.precision, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
+        self.optimizers = build_optimizers(model, config.optimizer, config.batch_size * config.accumulate)
+        self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
+        self.average = WeightAverage(model, config.average_decay) if config.average_decay else None
+        self.steps_per_epoch = max(1, train.num_batches // config.accumulate)
+        self.clock = Clock(config.parsed_length, self.steps_per_epoch, started_at=started_at)
+        self.schedule = Schedule(config.schedule, self.clock)
+        self.progress = Progress()
+        self._stop_requested = False
+        self._window = _Window()
+
+    def resume(self) -> None:
+        """Take up the state of the last checkpoint. Raises ModelFileError if it is damaged."""
+        saved = load_checkpoint(self.folder.last, self.model, self.optimizers, self.average)
+        self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
+        if self.scaler.is_enabled():
+            self.scaler.load_state_dict(saved["scaler"])
+        self.clock = Clock(self.config.parsed_length, self.steps_per_epoch, seconds_before=self.progress.seconds)
+        self.schedule = Schedule(self.config.schedule, self.clock)
+        self.folder.journal.rewind(self.progress.step)
+
+    def fit(self, *, reserve_seconds: float = 0.0) -> FitResult:
+        """Train to the end of the configured length. `reserve_seconds` of a length in minutes are left for what follows."""
+        if self.clock.length.unit == "minutes":
+            self.clock.reserve = min(reserve_seconds + SAFETY_S, self.clock.length.amount * 60 * 0.5)
+        resumed = self.progress.step > 0
+        self.progress.training_from = self.clock.start_training(self.progress.training_from if resumed else None)
+        forward = self._compiled()
+        self.model.train()
+        first_step, trained_for = self.progress.step, 0.0
+        saved_at = started = time.monotonic()
+        with _finish_step_on_interrupt(self):
+            for micro_batches in self._steps():
+                share = self.clock.progress(self.progress.step)
+                self._step(forward, micro_batches, share)
+                share = self.clock.progress(self.progress.step)
+                if self._window.age() > JOURNAL_INTERVAL_S or share >= 1 or self._window.has_unread_losses(self.device):
+                    self._flush(share)
+                if share >= 1 or self._stop_requested or math.floor(share * NUM_VALIDATIONS) > math.floor(
+                    self.progress.validated_at * NUM_VALIDATIONS
+                ):
+                    self._flush(share)
+                    trained_for += time.monotonic() - started
+                    if not self._stop_requested:
+                        self._validate(share)
+                    self._save()
+                    saved_at = started = time.monotonic()
+                elif time.monotonic() - saved_at > SAVE_INTERVAL_S:
+                    self._flush(share)
+                    self._save()
+                    saved_at = time.monotonic()
+                if share >= 1 or self._stop_requested:
+                    break
+        images = (self.progress.step - first_step) * self.config.batch_size * self.config.accumulate
+        return FitResult(
+            state=self.average.state if self.average else self.model.state_dict(),
+            steps=self.progress.step,
+            epochs=self.progress.step / self.steps_per_epoch,
+            seconds=self.clock.seconds,
+            images_per_second=images / trained_for if trained_for else 0.0,
+            peak_memory_bytes=peak_memory_bytes(self.device),
+            interrupted=self._stop_requested and self.clock.progress(self.progress.step) < 1,
+        )
+
+    def _compiled(self) -> nn.Module:
+        wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
+        return torch.compile(self.model) if wanted else self.model  # type: ignore[return-value]
+
+    def _steps(self) -> Iterator[list[Batch]]:
+        """Yield the batches of every optimiser step, epoch after epoch, from where the run stands."""
+        per_step = self.config.accumulate
+        if self.clock.progress(self.progress.step) >= 1:
+            return
+        while True:
+            micro_batches: list[Batch] = []
+            for batch in self.train.epoch(self.progress.epoch, start=self.progress.batch):
+                micro_batches.append(batch)
+                if len(micro_batches) == per_step:
+                    self.progress.batch += per_step
+                    yield micro_batches
+                    micro_batches = []
+                    if self.progress.batch + per_step > self.train.num_batches:
+                        break
+            self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
+
+    def _step(self, forward: nn.Module, micro_batches: list[Batch], share: float) -> None:
+        step = self.progress.step
+        factor = self.schedule.factor(step, share)
+        set_rate(self.optimizers, factor)
+        torch.manual_seed((self.config.seed * 1_000_003 + step) % 2**63)  # dropout and stochastic depth of this step
+        try:
+            for number, batch in enumerate(micro_batches):
+                with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
+                    loss, right = self.task.loss(forward, batch, step * len(micro_batches) + number)
+                self.scaler.scale(loss / len(micro_batches)).backward()
+                self._window.add(step, loss.detach(), right, batch)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not _is_out_of_memory(error):
+                raise
+            raise self._out_of_memory(micro_batches[0]) from None
+        for optimizer in self.optimizers:
+            self.scaler.unscale_(optimizer)
+        if self.config.optimizer.clip_norm:
+            clip_gradients(self.parameters, self.config.optimizer.clip_norm)
+        if self.device.type == "cpu":
+            self._window.check(self.keys)  # before the step: a loss that is not finite never reaches the weights
+        for optimizer in self.optimizers:
+            self.scaler.step(optimizer)
+            optimizer.zero_grad(set_to_none=True)
+        self.scaler.update()
+        if self.average is not None:
+            self.average.update(self.model)
+        self.progress.step += 1
+        self._window.rate = self.optimizers[0].param_groups[0]["lr"]
+
+    def _flush(self, share: float) -> None:
+        """Write what happened since the last record, and show it."""
+        if not self._window.losses:
+            return
+        self._window.check(self.keys)
+        record = self._window.summary()
+        memory = peak_memory_bytes(self.device)
+        epoch = self.progress.step / self.steps_per_epoch
+        self.folder.journal.write(
+            "train", self.progress.step, epoch=round(epoch, 4), progress=round(share, 5), seconds=round(self.clock.seconds, 2),
+            memory_bytes=memory, **record,
+        )  # fmt: skip
+        left = format_seconds(self.clock.seconds_left(self.progress.step))
+        self.reporter.progress(
+            "training",
+            share,
+            f"epoch {epoch:.1f}  loss {record['loss']:.3f}  accuracy {record['accuracy']:.1%}  "
+            f"{record['images_per_second']:.0f} images/s  {left} left  {memory / 2**30:.1f} GB",
+        )
+        self._window = _Window()
+
+    def _validate(self, share: float) -> None:
+        started = time.monotonic()
+        scores = self.validate(self._model_to_keep())
+        self.folder.journal.write("validation", self.progress.step, progress=round(share, 5), seconds=round(self.clock.seconds, 2), **scores)
+        self.progress.validated_at = share
+        if scores["top1"] >= self.progress.best_score:  # of equals the later, annealed further
+            self.progress.best_score, self.progress.best_step = scores["top1"], self.progress.step
+            save_checkpoint(self.folder.best, self._model_to_keep(), [], None, {"step": self.progress.step, **scores})
+        if share >= 1 or not self.reporter.console.is_terminal:
+            self.reporter.say(
+                f"validation at step {self.progress.step}: accuracy {scores['top1']:.2%}, NLL {scores['nll']:.3f} "
+                f"({time.monotonic() - started:.1f} s)"
+            )
+        self._window = _Window()
+
+    def _model_to_keep(self) -> nn.Module:
+        """Return the model with averaged weights, or the model itself where no average is kept."""
+        if self.average is None:
+            return self.model
+        averaged = copy.deepcopy(self.model)
+        averaged.load_state_dict(self.average.state)
+        return averaged
+
+    def _save(self) -> None:
+        self.progress.seconds = self.clock.seconds
+        state = asdict(self.progress)
+        if self.scaler.is_enabled():
+            state["scaler"] = self.scaler.state_dict()
+        save_checkpoint(self.folder.last, self.model, self.optimizers, self.average, state)
+
+    def _out_of_memory(self, batch: Batch) -> KawaraError:
+        """Find, by halving, a batch that fits, and say so."""
+        for optimizer in self.optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        size = self.config.batch_size // 2
+        while size >= 1:
+            try:
+                part = Batch(batch.images[:size], batch.labels[:size], batch.indices[:size])
+                self.task.loss(self.model, part, 0)[0].backward()
+                break
+            except (torch.OutOfMemoryError, RuntimeError):
+                size //= 2
+        remedy = "a smaller model or image size" if size < 1 else (
+            f"--set batch_size={size} --set accumulate={math.ceil(self.config.batch_size / size) * self.config.accumulate}"
+        )  # fmt: skip
+        return OutOfMemoryError(
+            f"A batch of {self.config.batch_size} images does not fit into memory; {size or 'none'} would.", remedy=remedy
+        )
+
+
+class _Window:
+    """Losses since the last record, read from the device only when needed."""
+
+    def __init__(self) -> None:
+        self.started_at = time.monotonic()
+        self.losses: list[Tensor] = []
+        self.right: list[Tensor] = []
+        self.batches: list[tuple[int, Any]] = []
+        self.num_images = 0
+        self.rate = 0.0
+        self._checked = 0
+
+    def add(self, step: int, loss: Tensor, right: Tensor, batch: Batch) -> None:
+        self.losses.append(loss)
+        self.right.append(right)
+        self.batches.append((step, batch.indices))
+        self.num_images += len(batch.labels)
+
+    def age(self) -> float:
+        return time.monotonic() - self.started_at
+
+    def has_unread_losses(self, device: torch.device) -> bool:
+        return device.type != "cpu" and len(self.losses) - self._checked >= 50
+
+    def check(self, keys: list[str] | None) -> None:
+        """Raise DivergedError, naming step and files, if a loss is not finite."""
+        unread = self.losses[self._checked :]
+        if not unread or bool(torch.isfinite(torch.stack(unread)).all()):
+            self._checked = len(self.losses)
+            return
+        for loss, (step, indices) in zip(unread, self.batches[self._checked :]):
+            if not bool(torch.isfinite(loss)):
+                names = [keys[int(i)] for i in indices] if keys is not None else [str(int(i)) for i in indices]
+                shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+                raise DivergedError(
+                    f"The loss is {loss.item()} at step {step}: training has diverged.",
+                    got=f"batch of {shown}",
+                    remedy="a lower learning rate (--set optimizer.lr=…, optimizer.muon_lr=…), a longer warm-up, or --set optimizer.clip_norm=1",
+                )
+
+    def summary(self) -> dict[str, float]:
+        return {
+            "loss": torch.stack(self.losses).mean().item(),
+            "accuracy": int(torch.stack(self.right).sum()) / max(self.num_images, 1),
+            "lr": self.rate,
+            "images_per_second": round(self.num_images / max(self.age(), 1e-9), 1),
+        }
+
+
+@contextlib.contextmanager
+def _finish_step_on_interrupt(loop: Loop) -> Iterator[None]:
+    """Let the first Ctrl-C (or SIGTERM) end the run after the present step; a second one ends it at once."""
+
+    def request_stop(number: int, frame: FrameType | None) -> None:
+        if loop._stop_requested:
+            raise KeyboardInterrupt
+        loop._stop_requested = True
+        loop.reporter.say("Finishing this step and saving; press Ctrl-C again to stop at once.")
+
+    try:
+        before = {number: signal.signal(number, request_stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals belong to somebody else
+        yield
+        return
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
+
+
+def seconds_per_image(model: nn.Module, loader: EvalLoader, dtype: torch.dtype | None, max_batches: int = 3) -> float:
+    """Measure how long evaluation takes, on up to `max_batches` batches after one to warm up."""
+    count, started = 0, 0.0
+    model.eval()
+    with torch.inference_mode():
+        for number, batch in enumerate(loader):
+            if number == 1:
+                started = time.monotonic()
+            with torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None):
+                model(batch.images).sum().item()
+            if number >= 1:
+                count += len(batch.labels)
+            if number >= max_batches:
+                break
+    model.train()
+    return (time.monotonic() - started) / count if count else 0.0

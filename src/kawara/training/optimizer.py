@@ -1,0 +1,144 @@
+"""Which rule moves which parameter: AdamW, Adam, SGD with momentum, and Muon for matrices.
+
+Biases, gains, positions and tokens are not decayed, as in DeiT (2012.12877) and MAE (2111.06377). With layer-wise decay the
+learning rate of layer i of L is multiplied by d^(L−i) (BEiT, MAE).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """How parameters are moved.
+
+    `lr` belongs to a batch of `lr_batch` images and is scaled linearly to the batch in use; `lr_batch=0` takes it as it is.
+    Muon uses `muon_lr` for matrices and AdamW with `lr` for everything else.
+    """
+
+    name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
+    lr: float = 1e-3
+    lr_batch: int = 0
+    weight_decay: float = 0.05
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    momentum: float = 0.9
+    nesterov: bool = False
+    muon_lr: float = 0.02
+    muon_momentum: float = 0.95
+    layer_decay: float = 1.0
+    clip_norm: float | None = None
+
+
+def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
+    """Bring the singular values of matrices (…, rows, columns) near 1 by a quintic Newton–Schulz iteration.
+
+    Coefficients of Jordan et al. 2024 ("Muon: an optimizer for hidden layers"). In float32, because bfloat16 is
+    emulated on most CPUs.
+    """
+    a, b, c = 3.4445, -4.7750, 2.0315
+    x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
+    x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
+    for _ in range(steps):
+        gram = x @ x.mT
+        x = a * x + (b * gram + c * gram @ gram) @ x
+    return x.mT if matrices.size(-2) > matrices.size(-1) else x
+
+
+class Muon(torch.optim.Optimizer):
+    """Momentum, orthogonalised: every matrix moves by the same amount in all its directions.
+
+    Matrices of one shape are orthogonalised together. A weight (3D, D) that holds queries, keys and values is treated
+    as three matrices, a convolution kernel as a matrix of its outputs.
+    """
+
+    def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "lr_scale": 1.0})
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """Move every matrix that has a gradient."""
+        assert closure is None
+        for group in self.param_groups:
+            by_shape: dict[tuple[int, int], list[tuple[Tensor, Tensor]]] = {}
+            for parameter in group["params"]:
+                if parameter.grad is None:
+                    continue
+                state = self.state[parameter]
+                if not state:
+                    state["momentum"] = torch.zeros_like(parameter)
+                buffer = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
+                update = parameter.grad.lerp(buffer, group["momentum"])  # Nesterov's look ahead
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                for part, target in zip(_as_matrices(update), _as_matrices(parameter)):
+                    by_shape.setdefault((part.size(0), part.size(1)), []).append((part, target))
+            for (rows, columns), pairs in by_shape.items():
+                directions = orthogonalise(torch.stack([part for part, _ in pairs]))
+                rate = group["lr"] * max(1.0, rows / columns) ** 0.5
+                for direction, (_, target) in zip(directions, pairs):
+                    target.sub_(direction.reshape(target.shape), alpha=rate)
+
+
+def _as_matrices(tensor: Tensor) -> list[Tensor]:
+    """View a weight as the matrices it is made of."""
+    matrix = tensor.flatten(1)
+    rows, columns = matrix.shape
+    return list(matrix.split(columns)) if rows == 3 * columns else [matrix]
+
+
+def build_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int) -> list[torch.optim.Optimizer]:
+    """Return the optimisers of `model`; every group knows its peak rate as "peak_lr"."""
+    scale = batch_size / config.lr_batch if config.lr_batch else 1.0
+    no_decay: set[str] = model.no_decay()  # type: ignore[operator]
+    groups: dict[tuple[bool, float, bool], list[Tensor]] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        decayed = parameter.ndim > 1 and name not in no_decay
+        is_matrix = config.name == "muon" and decayed and not name.startswith("head")
+        layer_scale = 1.0
+        if config.layer_decay != 1.0:
+            layer_scale = config.layer_decay ** (model.num_layers - model.layer_index(name))  # type: ignore[operator]
+        groups.setdefault((decayed, layer_scale, is_matrix), []).append(parameter)
+    if not groups:
+        raise ConfigError("No parameter is left to train.", remedy="freeze fewer blocks")
+
+    plain, matrices = [], []
+    for (decayed, layer_scale, is_matrix), parameters in groups.items():
+        peak = (config.muon_lr if is_matrix else config.lr * scale) * layer_scale
+        group = {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": config.weight_decay if decayed else 0.0}
+        (matrices if is_matrix else plain).append(group)
+
+    optimizers: list[torch.optim.Optimizer] = []
+    if plain:
+        optimizers.append(_plain_optimizer(plain, config))
+    if matrices:
+        optimizers.append(Muon(matrices, lr=config.muon_lr, momentum=config.muon_momentum))
+    return optimizers
+
+
+def _plain_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
+    # fused: one pass over parameters and moments, about four times the speed of the default on a CPU
+    if config.name == "sgd":
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+    kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
+    return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
+
+
+def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
+    """Set every group's learning rate to `factor` of its peak."""
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = group["peak_lr"] * factor
+
+
+def clip_gradients(parameters: list[Tensor], clip_norm: float) -> Tensor:
+    """Scale all gradients by min(1, c / (‖g‖₂ + 1e-6)) and return ‖g‖₂."""
+    return nn.utils.clip_grad_norm_(parameters, clip_norm)

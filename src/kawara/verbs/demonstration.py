@@ -1,0 +1,55 @@
+"""`kawara demo`: the whole way on real images, in a minute or two."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from ..data.sources import load_data, open_data
+from ..predict import Prediction, load
+from ..training.progress import Reporter
+from .training import TrainRequest, TrainResult, run_training
+
+NUM_EXAMPLES = 8
+
+
+@dataclass(frozen=True)
+class Demo:
+    """What the demonstration made. `predictions` holds (file, true class, answer) of some test images."""
+
+    training: TrainResult
+    predictions: list[tuple[str, str, Prediction]]
+    commands: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return self.training.to_dict() | {"predictions": [answer.to_dict() | {"truth": truth} for _, truth, answer in self.predictions]}
+
+
+def demo(out: str | Path, reporter: Reporter, *, started_at: float | None = None) -> Demo:
+    """Train on scikit-learn's 1,797 digits, evaluate on the held-out test part and name some test images from files."""
+    reporter.say("1,797 handwritten digits, 8×8 pixels, from scikit-learn: real images, no download.")
+    training = run_training(TrainRequest(data="digits", out=str(out), replace=True), reporter, started_at=started_at)
+    predictor = load(training.model_path)
+    listing = open_data("digits")
+    test = load_data(listing, predictor.card.preprocessing, seed=0, val_fraction=predictor.card.recipe["data"]["val_fraction"]).splits["test"]
+    folder = training.folder / "images"
+    folder.mkdir(exist_ok=True)
+    files, truths = [], []
+    for index in range(min(NUM_EXAMPLES, len(test.labels))):
+        truth = listing.class_names[test.labels[index]]
+        path = folder / f"digit-{index}-is-{truth}.png"
+        Image.fromarray(test.store[index].squeeze(-1)).save(path)
+        files.append(str(path))
+        truths.append(truth)
+    predictions = list(zip(files, truths, predictor.predict(files)))
+    commands = [
+        f"kawara predict {training.model_path} {folder}",
+        f"kawara evaluate {training.model_path} digits",
+        "kawara train YOUR_PHOTOS/ --minutes 10     (one sub-folder for each class)",
+        "kawara models",
+    ]
+    return Demo(training, predictions, commands)

@@ -1,0 +1,423 @@
+"""`kawara train`: a data set in, a trained model with its proof out."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from .. import models
+from ..analysis.cost import count_macs, count_parameters
+from ..config import from_dict, override, parse_assignments, read_file, to_dict, to_yaml
+from ..data.augment import Augmentation
+from ..data.listing import Listing
+from ..data.loading import EvalLoader, TrainLoader
+from ..data.preprocessing import Preprocessing
+from ..data.sources import ImageData, ImageSplit, load_data, open_data
+from ..data.survey import survey
+from ..errors import ConfigError, RunFolderError
+from ..files import write_json, write_text
+from ..models import ImageModel
+from ..recipes import RECIPES, choose
+from ..runtime import autocast_dtype, choose_device, environment, keep_large_buffers, seed_everything, threads
+from ..tasks.classification import Classification, classify
+from ..tasks.metrics import classification_metrics
+from ..training.checkpoint import read_weights
+from ..training.loop import FitResult, Loop, seconds_per_image
+from ..training.progress import Reporter
+from ..training.run_config import RunConfig
+from ..training.run_folder import RunFolder, latest_run, next_free
+from ..training.schedule import Duration
+from ..weights import ModelCard, save_model
+from .evaluation import EVALUATION_BATCH, Evaluation, measure, training_sample
+from .run_report import write_report
+
+REPORT_SECONDS = 4.0
+MAX_SKIPPED_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class TrainRequest:
+    """What a person asks of `kawara train`; everything but `data` may be left out."""
+
+    data: str
+    model: str | None = None
+    recipe: str | None = None
+    length: str | None = None
+    image_size: int | None = None
+    out: str | None = None
+    seed: int | None = None
+    resume: bool = False
+    replace: bool = False
+    device: str | None = None
+    config: str | None = None
+    settings: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """What a run gave. `split` names the images that `metrics` were measured on."""
+
+    folder: Path
+    model_path: Path
+    model: str
+    recipe: str
+    metrics: dict[str, Any]
+    split: str
+    steps: int
+    epochs: float
+    seconds: float
+    images_per_second: float
+    peak_memory_bytes: int
+    skipped: int
+    interrupted: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values; `top1` and the other metrics are fractions."""
+        values = dataclasses.asdict(self) | {"folder": str(self.folder), "model_path": str(self.model_path)}
+        return values | values.pop("metrics")
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """Everything that is settled before an image is decoded."""
+
+    config: RunConfig
+    listing: Listing
+    device: torch.device
+    reason: str
+
+
+@dataclass(frozen=True)
+class _Run:
+    """Everything that training and what follows it work on."""
+
+    plan: _Plan
+    folder: RunFolder
+    images: ImageData
+    model: ImageModel
+    card: ModelCard
+    reporter: Reporter
+
+    @property
+    def config(self) -> RunConfig:
+        return self.plan.config
+
+    @property
+    def device(self) -> torch.device:
+        return self.plan.device
+
+    @property
+    def train(self) -> ImageSplit:
+        return self.images.splits["train"]
+
+    @property
+    def validation(self) -> ImageSplit:
+        return self.images.splits["val"]
+
+    @property
+    def reported(self) -> ImageSplit:
+        return self.images.splits[self.images.reported]
+
+
+def train(
+    data: str | Path,
+    *,
+    model: str | None = None,
+    recipe: str | None = None,
+    epochs: float | None = None,
+    steps: int | None = None,
+    minutes: float | None = None,
+    image_size: int | None = None,
+    out: str | Path | None = None,
+    seed: int | None = None,
+    resume: bool = False,
+    device: str | None = None,
+    config: str | Path | None = None,
+    settings: Mapping[str, Any] | None = None,
+    quiet: bool = False,
+) -> TrainResult:
+    """Train a model on a data set; the same as the command `kawara train`.
+
+    Args:
+        data: folder, zip, idx folder, npz, CSV/JSONL manifest, "digits" or "hf:name".
+        model, recipe: names; chosen from the images if not given.
+        epochs, steps, minutes: at most one of them.
+        settings: {"optimizer.lr": 1e-3, …}.
+
+    Raises:
+        UserError: with what is wrong and how to mend it.
+    """
+    lengths = {unit: amount for unit, amount in (("epochs", epochs), ("steps", steps), ("minutes", minutes)) if amount is not None}
+    if len(lengths) > 1:
+        raise ConfigError("A run has one length.", got=", ".join(lengths), allowed="epochs, steps or minutes")
+    request = TrainRequest(
+        data=str(data),
+        model=model,
+        recipe=recipe,
+        length=next((f"{amount:g} {unit}" for unit, amount in lengths.items()), None),
+        image_size=image_size,
+        out=None if out is None else str(out),
+        seed=seed,
+        resume=resume,
+        device=device,
+        config=None if config is None else str(config),
+        settings=tuple(f"{path}={value}" for path, value in (settings or {}).items()),
+    )
+    with Reporter(quiet=quiet) as reporter:
+        return run_training(request, reporter)
+
+
+def resolve(request: TrainRequest, reporter: Reporter) -> RunConfig:
+    """Return the complete configuration that a request leads to."""
+    return _plan(request, reporter).config
+
+
+def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float | None = None) -> TrainResult:
+    """Do everything that `kawara train` does."""
+    started_at = time.monotonic() if started_at is None else started_at
+    keep_large_buffers()
+    folder = _reopened_folder(request) if request.resume else None
+    plan = _plan(request, reporter, folder)
+    seed_everything(plan.config.seed)
+    run = _prepare(plan, folder or _new_folder(request), reporter)
+    if folder is None:
+        write_text(run.folder.config, to_yaml(plan.config))
+        write_json(run.folder.environment, environment() | {"device": str(plan.device)})
+    with threads(plan.config.threads):
+        _announce(run)
+        loop = _loop(run, started_at)
+        if request.resume and run.folder.last.exists():
+            loop.resume()
+            reporter.say(f"resuming at step {loop.progress.step}")
+        fitted = loop.fit(reserve_seconds=_reserve(run))
+        if fitted.interrupted:
+            reporter.say(
+                f"Stopped at step {fitted.steps}; nothing is lost. Go on with:  kawara train {request.data} --out {run.folder.path} --resume"
+            )
+            return _result(run, fitted, None)
+        return _finish(run, loop, fitted)
+
+
+def _plan(request: TrainRequest, reporter: Reporter, folder: RunFolder | None = None) -> _Plan:
+    """Settle the configuration: recipe ← config file ← options ← --set; what nobody set is chosen from the data."""
+    device = choose_device(request.device)
+    listing = open_data(request.data)
+    found = survey(listing)
+    for note in listing.notes:
+        reporter.say(note)
+    if folder is not None:
+        config = from_dict(RunConfig, read_file(folder.config), where=str(folder.config))
+        return _Plan(config, listing, device, "as when the run began")
+    from_file = _flat(read_file(request.config)) if request.config else {}
+    changes = parse_assignments(request.settings)
+    length = changes.get("length") or request.length or from_file.get("length")
+    choice = choose(found, Duration.parse(str(length)) if length else None, device.type)
+    recipe = request.recipe or from_file.get("recipe") or choice.recipe
+    model_name = changes.get("model.name") or request.model or from_file.get("model.name")
+    config = RECIPES[recipe]() if recipe != "custom" else RunConfig()
+    wanted: dict[str, Any] = dict(from_file)
+    if request.length:
+        wanted["length"] = request.length
+    if request.seed is not None:
+        wanted["seed"] = request.seed
+    if model_name is None and request.recipe is None:
+        model_name = choice.model
+    if model_name is not None:
+        wanted["model.name"] = model_name
+    config = override(config, wanted | changes)
+    if request.image_size is not None:
+        config = override(config, {"data.image_size": request.image_size})
+    elif not config.data.image_size:
+        config = override(config, {"data.image_size": choice.image_size})
+    if config.data.color == "auto":
+        config = override(config, {"data.color": "grey" if found.is_grey else "rgb"})
+    if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual
+        config = override(config, {"data.crop_fraction": 1.0 if config.data.image_size <= 96 else 0.875})
+    if config.augment.flip and found.is_grey and "augment.flip" not in wanted | changes and request.recipe is None:
+        config = override(config, {"augment.flip": 0.0})  # characters and digits change their meaning in a mirror
+    chosen = request.model is None and request.recipe is None
+    if chosen:
+        reporter.say(f"{config.model.name} with recipe {config.recipe}: {choice.reason}.")
+    return _Plan(config, listing, device, choice.reason if chosen else "as asked for")
+
+
+def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+    """Return nested tables as dotted paths; tables whose names are free (model.options) stay whole."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        full = f"{path}.{name}" if path else name
+        flat |= _flat(value, full) if isinstance(value, dict) and full != "model.options" else {full: value}
+    return flat
+
+
+def _prepare(plan: _Plan, folder: RunFolder, reporter: Reporter) -> _Run:
+    """Read the images, settle the normalisation from the training part, and build the model."""
+    data = plan.config.data
+    color = "grey" if data.color == "grey" else "rgb"
+    half = (0.5,) * (1 if color == "grey" else 3)
+    preprocessing = Preprocessing((data.image_size, data.image_size), color, crop_fraction=data.crop_fraction, mean=half, std=half)
+    images = load_data(
+        plan.listing, preprocessing, seed=data.split_seed, val_fraction=data.val_fraction, progress=reporter.progress_of("reading images")
+    )
+    for file in images.skipped[:MAX_SKIPPED_SHOWN]:
+        reporter.say(f"left out: {file.path}: {file.reason}")
+    if len(images.skipped) > MAX_SKIPPED_SHOWN:
+        reporter.say(f"… and {len(images.skipped) - MAX_SKIPPED_SHOWN} more files left out; the report lists them")
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
+    reporter.say(f"{images.description} ({sizes}); {images.storage}")
+    train = images.splits["train"]
+    mean, std = _color_statistics(train, preprocessing.channels)
+    preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
+    settings = plan.config.model
+    model = models.create_model(
+        settings.name,
+        num_classes=len(images.class_names),
+        image_size=preprocessing.image_size,
+        channels=preprocessing.channels,
+        **({"stochastic_depth": settings.stochastic_depth, "dropout": settings.dropout} | settings.options),  # type: ignore[arg-type]
+    ).to(plan.device)
+    card = ModelCard(
+        name=settings.name,
+        config=model.config,
+        class_names=images.class_names,
+        preprocessing=preprocessing,
+        recipe=to_dict(plan.config),
+        data={
+            "description": images.description,
+            "fingerprint": images.fingerprint,
+            "splits": {name: len(split) for name, split in images.splits.items()},
+            "skipped": len(images.skipped),
+            "training_sample": training_sample(train),
+        },
+        environment=environment(),
+    )
+    return _Run(plan, folder, images, model, card, reporter)
+
+
+def _announce(run: _Run) -> None:
+    height, width = run.card.preprocessing.image_size
+    where = f"{run.device}" + (f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else "")
+    run.reporter.say(
+        f"{run.card.name}: {count_parameters(run.model):,} parameters, {count_macs(run.model) / 1e6:,.0f} million MACs an image of "
+        f"{height}×{width}; recipe {run.config.recipe}, {run.config.length}, batch {run.config.batch_size}; {where}; in {run.folder.path}"
+    )
+
+
+def _color_statistics(split: ImageSplit, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Return mean and standard deviation of each channel over up to 1,000 training images, rounded to three digits."""
+    indices = np.unique(np.linspace(0, len(split) - 1, min(1000, len(split))).astype(int))
+    moments = np.zeros((2, channels))
+    for index in indices:
+        image_01 = split.store[int(index)].reshape(-1, channels) / 255.0
+        moments += image_01.mean(axis=0), (image_01**2).mean(axis=0)
+    mean, square = moments / len(indices)
+    std = np.sqrt(np.maximum(square - mean**2, 1e-4))
+    return tuple(round(float(value), 3) for value in mean), tuple(round(float(value), 3) for value in std)
+
+
+def _new_folder(request: TrainRequest) -> RunFolder:
+    if request.out is None:
+        return RunFolder.create(next_free(Path("runs") / f"{_stem(request.data)}-0"))
+    path = Path(request.out)
+    if request.replace and (path / "config.yaml").exists():
+        shutil.rmtree(path)
+    return RunFolder.create(path)
+
+
+def _reopened_folder(request: TrainRequest) -> RunFolder:
+    path = Path(request.out) if request.out else latest_run(Path("runs"), _stem(request.data))
+    if path is None:
+        raise RunFolderError(f"There is no run of {request.data} to resume in runs/.", remedy="--out DIR, or the same command without --resume")
+    folder = RunFolder.reopen(path)
+    if folder.metrics.exists():
+        raise RunFolderError(f"The run in {path} is finished.", remedy=f"kawara predict {folder.model} IMAGES, or train anew without --resume")
+    return folder
+
+
+def _stem(data: str) -> str:
+    name = Path(data.removeprefix("hf:")).resolve().name if data not in ("digits",) else data
+    return name.split(".")[0] or "run"
+
+
+def _loop(run: _Run, started_at: float) -> Loop:
+    config, preprocessing = run.config, run.card.preprocessing
+    loader = TrainLoader(
+        run.train,
+        Augmentation(config.augment, preprocessing, config.seed),
+        batch_size=config.batch_size,
+        seed=config.seed,
+        sampler=config.sampler,
+        workers=config.workers,
+        device=run.device,
+    )
+    validation = EvalLoader(run.validation, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+
+    def validate(candidate: torch.nn.Module) -> dict[str, float]:
+        metrics = classification_metrics(*classify(candidate, validation, autocast_dtype(config.precision, run.device)), resamples=1)
+        return {name: metrics[name] for name in ("top1", "nll", "balanced_accuracy")}
+
+    task = Classification(config.task, len(run.images.class_names), config.seed)
+    return Loop(
+        run.model, task, loader, validate, config, run.folder,
+        device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
+    )  # fmt: skip
+
+
+def _reserve(run: _Run) -> float:
+    """Estimate the seconds that the last validation, the evaluation and the report will take."""
+    if run.config.parsed_length.unit != "minutes":
+        return 0.0
+    loader = EvalLoader(run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=run.config.workers, device=run.device)
+    each = seconds_per_image(run.model, loader, autocast_dtype(run.config.precision, run.device))
+    return each * (len(run.validation) + len(run.reported)) + REPORT_SECONDS
+
+
+def _finish(run: _Run, loop: Loop, fitted: FitResult) -> TrainResult:
+    """Measure the trained model on the reported part and write model file, metrics and report."""
+    has_test = run.reported is not run.validation
+    run.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
+    evaluation = measure(
+        run.model, run.reported, run.card, device=run.device, skipped=run.images.skipped, workers=run.config.workers
+    )
+    card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
+    save_model(run.folder.model, run.model.state_dict(), card)
+    result = _result(run, fitted, evaluation)
+    write_report(run.folder, card, run.model, run.images, evaluation, result.to_dict() | {"reason": run.plan.reason})
+    result = dataclasses.replace(result, seconds=round(loop.clock.seconds, 2))
+    write_json(run.folder.metrics, result.to_dict() | {"confusion": evaluation.confusion.tolist(), "per_class": evaluation.per_class})
+    run.folder.journal.write("finished", fitted.steps, seconds=result.seconds, split=evaluation.split, top1=evaluation.metrics["top1"])
+    return result
+
+
+def _weights_to_keep(folder: RunFolder, fitted: FitResult, has_test: bool) -> dict[str, torch.Tensor]:
+    """Return the weights that did best on validation; the last ones where validation is what will be reported.
+
+    To choose on the images that are reported would make the report too good.
+    """
+    return read_weights(folder.best) if has_test else fitted.state
+
+
+def _result(run: _Run, fitted: FitResult, evaluation: Evaluation | None) -> TrainResult:
+    return TrainResult(
+        folder=run.folder.path,
+        model_path=run.folder.model,
+        model=run.card.name,
+        recipe=run.config.recipe,
+        metrics=evaluation.metrics if evaluation else {},
+        split=evaluation.split if evaluation else "none",
+        steps=fitted.steps,
+        epochs=round(fitted.epochs, 3),
+        seconds=round(fitted.seconds, 2),
+        images_per_second=round(fitted.images_per_second, 1),
+        peak_memory_bytes=fitted.peak_memory_bytes,
+        skipped=len(run.images.skipped),
+        interrupted=fitted.interrupted,
+    )

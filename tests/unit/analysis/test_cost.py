@@ -1,0 +1,66 @@
+"""MACs: formula, counter and the published table agree."""
+
+import pytest
+import torch
+
+from kawara.analysis.cost import count_macs, count_parameters, vit_macs
+from kawara.models import create_model, model_config
+
+# name, image size, parameters (one class token, learned positions, 1000 classes), GMACs; computed from the definitions, agree with
+# torchvision's and timm's lists.
+PUBLISHED = [
+    ("vit_tiny_16", 224, 5_717_416, 1.25),
+    ("vit_tiny_16", 384, 5_790_376, 4.68),
+    ("vit_small_16", 224, 22_050_664, 4.60),
+    ("vit_small_16", 384, 22_196_584, 15.49),
+    ("vit_small_32", 224, 22_878_952, 1.14),
+    ("vit_small_8", 224, 22_055_272, 22.41),
+    ("vit_base_16", 224, 86_567_656, 17.56),
+    ("vit_base_16", 384, 86_859_496, 55.48),
+    ("vit_base_32", 224, 88_224_232, 4.41),
+    ("vit_base_8", 224, 86_576_872, 78.15),
+    ("vit_large_16", 224, 304_326_632, 61.55),
+    ("vit_large_16", 384, 304_715_752, 191.07),
+    ("vit_large_32", 224, 306_535_400, 15.38),
+    ("vit_huge_14", 224, 632_045_800, 167.30),
+]
+
+
+@pytest.mark.parametrize(("name", "size", "num_parameters", "gmacs"), PUBLISHED)
+def test_the_table_of_the_paper_sizes(name: str, size: int, num_parameters: int, gmacs: float) -> None:
+    with torch.device("meta"):
+        model = create_model(name, image_size=size)
+    assert count_parameters(model) == num_parameters
+    assert round(vit_macs(model.config) / 1e9, 2) == pytest.approx(gmacs, abs=0.0051)
+    assert count_macs(model) == vit_macs(model.config)
+
+
+@pytest.mark.parametrize(("name", "num_parameters"), [("tiny", 5_910_800), ("small", 22_436_432), ("base", 87_338_192)])
+def test_distilled_deit(name: str, num_parameters: int) -> None:
+    with torch.device("meta"):
+        model = create_model(f"vit_{name}_16", distillation_token=True)
+    assert count_parameters(model) == num_parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "image_size", "options"),
+    [
+        ("vit_femto_4", None, {"distillation_token": True, "registers": 4}),
+        ("vit_nano_conv_4", (36, 52), {"channels": 1}),
+        ("vit_pico_conv_8", (28, 28), {"stem_projection": True}),
+        ("vit_pico_conv_4", None, {"stem_hidden": (24, 64)}),
+        ("vit_micro_7", (56, 28), {"class_token": True, "pool": "class"}),
+    ],
+)
+def test_formula_and_counter_agree(name: str, image_size: tuple[int, int] | None, options: dict) -> None:
+    model = create_model(name, num_classes=10, **options)
+    model.train()
+    assert count_macs(model, image_size) == vit_macs(model.config, image_size)
+    assert model.training
+    assert all(block.attn.fused for block in model.blocks)
+
+
+def test_the_formula_needs_no_model() -> None:
+    # 49 patches of 16 numbers, one class token: (49·16·64) + 3·(4·49·64² + 2·49²·64 + 2·49·64·256) + 64·10
+    config = model_config("vit_femto_4", num_classes=10, image_size=28, channels=1)
+    assert vit_macs(config) == 49 * 16 * 64 + 3 * (4 * 49 * 64**2 + 2 * 49**2 * 64 + 2 * 49 * 64 * 256) + 640

@@ -1,0 +1,223 @@
+"""The ViT's equations, its configuration and what training asks of it."""
+
+import dataclasses
+import math
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from kawara.errors import ConfigError, UnknownNameError
+from kawara.layers.position import resize_positions
+from kawara.models import Features, VisionTransformer, ViTConfig, build
+
+SMALL = ViTConfig(image_size=(16, 24), num_classes=5, patch_size=8, width=16, depth=2, heads=2, mlp_hidden=32)
+
+
+def shaken(config: ViTConfig) -> VisionTransformer:
+    """A model whose parameters are all away from zero, as after some training."""
+    torch.manual_seed(0)
+    model = VisionTransformer(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    return model
+
+
+def test_forward_is_the_papers_equations() -> None:
+    model = shaken(SMALL)
+    image = torch.randn(2, 3, 16, 24)
+    patches = F.conv2d(image, model.patch_embed.proj.weight, model.patch_embed.proj.bias, stride=8).flatten(2).transpose(1, 2)
+    tokens = torch.cat([model.cls_token.expand(2, -1, -1), patches], dim=1) + model.pos_embed
+    for block in model.blocks:
+        tokens = tokens + block.attn(block.norm1(tokens))
+        tokens = tokens + block.mlp(block.norm2(tokens))
+    expected = model.norm(tokens)
+    features = model.features(image)
+    torch.testing.assert_close(features.tokens, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(model(image), model.head(expected[:, 0]), rtol=1e-5, atol=1e-5)
+    assert features.grid == (2, 3)
+    assert torch.equal(features.feature_map[:, :, 1, 2], features.tokens[:, 1 + 5])
+
+
+def test_prefix_order_is_class_distillation_registers_and_registers_have_no_position() -> None:
+    config = dataclasses.replace(SMALL, distillation_token=True, registers=3)
+    model = shaken(config)
+    tokens = model.embed(torch.zeros(1, 6, 16), (2, 3))
+    assert model.pos_embed.shape == (1, 2 + 6, 16)
+    torch.testing.assert_close(tokens[:, :1], model.cls_token + model.pos_embed[:, :1])
+    torch.testing.assert_close(tokens[:, 1:2], model.dist_token + model.pos_embed[:, 1:2])
+    torch.testing.assert_close(tokens[:, 2:5], model.reg_token)
+    torch.testing.assert_close(tokens[:, 5:], model.pos_embed[:, 2:])
+    assert model.features(torch.randn(1, 3, 16, 24)).num_prefix == 5
+
+
+def test_without_class_position_the_table_holds_patches_only() -> None:
+    model = shaken(dataclasses.replace(SMALL, class_position=False))
+    assert model.pos_embed.shape == (1, 6, 16)
+    torch.testing.assert_close(model.embed(torch.zeros(1, 6, 16), (2, 3))[:, :1], model.cls_token.data)
+
+
+def test_two_heads_their_mean_and_each_apart() -> None:
+    model = shaken(dataclasses.replace(SMALL, distillation_token=True))
+    image = torch.randn(2, 3, 16, 24)
+    features = model.features(image)
+    class_logits, distillation_logits = model.forward_heads(image)
+    torch.testing.assert_close(class_logits, model.head(features.tokens[:, 0]))
+    torch.testing.assert_close(distillation_logits, model.head_dist(features.tokens[:, 1]))
+    torch.testing.assert_close(model(image), (class_logits + distillation_logits) / 2)
+    model.train()
+    assert model(image).shape == (2, 5)
+
+
+def test_mean_pooling_leaves_the_prefix_out_and_norms_before_or_after() -> None:
+    image = torch.randn(2, 3, 16, 24)
+    before = shaken(dataclasses.replace(SMALL, pool="mean", registers=2))
+    features = before.features(image)
+    torch.testing.assert_close(features.pooled, features.tokens[:, 3:].mean(1))
+    after = shaken(dataclasses.replace(SMALL, pool="mean", registers=2, final_norm="pooled"))
+    features = after.features(image)
+    torch.testing.assert_close(features.pooled, after.norm(features.tokens[:, 3:].mean(1)))
+
+
+def test_other_sizes_resize_the_positions() -> None:
+    model = shaken(SMALL)
+    image = torch.randn(1, 3, 40, 8)
+    tokens = model.embed(model.patch_embed(image), (5, 1))
+    table = resize_positions(model.pos_embed, (2, 3), (5, 1), num_prefix=1)
+    torch.testing.assert_close(tokens[:, 1:], model.patch_embed(image) + table[:, 1:])
+    assert model(image).shape == (1, 5)
+
+
+def test_permuting_patches_without_positions_permutes_their_outputs() -> None:
+    model = shaken(dataclasses.replace(SMALL, position="none"))
+    image = torch.randn(1, 3, 16, 24)
+    swapped = torch.cat([image[..., 8:16], image[..., :8], image[..., 16:]], dim=-1)
+    features, permuted = model.features(image), model.features(swapped)
+    torch.testing.assert_close(permuted.pooled, features.pooled, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(permuted.patches[:, [1, 0, 2, 4, 3, 5]], features.patches, rtol=1e-4, atol=1e-5)
+    learned = shaken(SMALL)
+    assert not torch.allclose(learned(image), learned(swapped), atol=1e-4)
+
+
+def test_sincos_positions_are_fixed_but_travel_with_the_weights() -> None:
+    model = VisionTransformer(dataclasses.replace(SMALL, position="sincos"))
+    assert "pos_embed" in model.state_dict()
+    assert "pos_embed" not in dict(model.named_parameters())
+
+
+def test_the_first_loss_is_ln_k() -> None:
+    torch.manual_seed(0)
+    logits = VisionTransformer(SMALL)(torch.randn(4, 3, 16, 24))
+    assert F.cross_entropy(logits, torch.tensor([0, 1, 2, 3])).item() == pytest.approx(math.log(5))
+
+
+def test_initialisation_follows_its_table() -> None:
+    torch.manual_seed(0)
+    config = dataclasses.replace(SMALL, width=64, mlp_hidden=256, registers=4, layer_scale=1e-4)
+    model = VisionTransformer(config)
+    block = model.blocks[0]
+    for tensor in (block.attn.qkv.weight, block.attn.proj.weight, block.mlp.fc1.weight, block.mlp.fc2.weight, model.pos_embed):
+        assert tensor.std().item() == pytest.approx(0.02, rel=0.1)
+    assert model.reg_token.abs().max() < 1e-5
+    assert torch.all(block.ls1.gamma == 1e-4)
+    narrow = VisionTransformer(dataclasses.replace(config, layer_scale=None, initialisation="zero_residual"))
+    assert narrow.blocks[0].attn.qkv.weight.std().item() == pytest.approx(0.5 / 8, rel=0.1)
+    tokens = torch.randn(1, 7, 64)
+    torch.testing.assert_close(narrow.blocks[0](tokens), tokens, rtol=0, atol=0)
+
+
+def test_layer_index_and_decay_follow_mae() -> None:
+    model = VisionTransformer(dataclasses.replace(SMALL, registers=1, layer_scale=0.1))
+    index = {name: model.layer_index(name) for name, _ in model.named_parameters()}
+    assert {name for name, layer in index.items() if layer == 0} == {
+        "cls_token",
+        "reg_token",
+        "pos_embed",
+        "patch_embed.proj.weight",
+        "patch_embed.proj.bias",
+    }
+    assert index["blocks.0.attn.qkv.weight"] == 1
+    assert index["blocks.1.ls2.gamma"] == 2
+    assert index["norm.weight"] == index["head.weight"] == model.num_layers == 3
+    decayed = set(index) - model.no_decay()
+    assert decayed == {name for name in index if name.endswith("weight") and "norm" not in name}
+
+
+def test_reset_head_starts_at_zero_and_keeps_the_backbone() -> None:
+    model = shaken(dataclasses.replace(SMALL, distillation_token=True))
+    image = torch.randn(2, 3, 16, 24)
+    pooled = model.features(image).pooled
+    model.reset_head(7)
+    assert model.config.num_classes == 7
+    assert torch.equal(model(image), torch.zeros(2, 7))
+    assert torch.equal(model.features(image).pooled, pooled)
+    model.reset_head(0)
+    torch.testing.assert_close(model.forward_heads(image)[0], pooled)
+
+
+def test_dropout_and_stochastic_depth_act_in_training_only() -> None:
+    for option in ("dropout", "attention_dropout", "stochastic_depth"):
+        model = shaken(dataclasses.replace(SMALL, **{option: 0.5}))
+        image = torch.randn(4, 3, 16, 24)
+        assert torch.equal(model(image), model(image)), option
+        model.train()
+        assert not torch.equal(model(image), model(image)), option
+
+
+def test_conv_stem_takes_sizes_that_are_no_multiple() -> None:
+    model = VisionTransformer(dataclasses.replace(SMALL, image_size=(28, 28), stem="conv"))
+    assert model.config.grid == (4, 4)
+    assert model(torch.randn(2, 3, 28, 28)).shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"image_size": (20, 24)}, "16 px instead of 20 px or 24 px instead of 20 px"),
+        ({"heads": 3}, "multiple of the number of heads"),
+        ({"class_token": False}, "class token"),
+        ({"position": "sincos", "width": 18, "heads": 2}, "multiple of 4"),
+        ({"stem": "conv", "patch_size": 7}, "power of two"),
+        ({"stem_hidden": (8, 16, 32)}, "only with stem 'conv'"),
+        ({"stem": "conv", "stem_hidden": (8,)}, "3 convolutions"),
+        ({"pool": "max"}, "value of pool"),
+        ({"activation": "gelu_erf"}, "gelu"),
+        ({"depth": 0}, "depth"),
+        ({"dropout": 1.5}, "probability"),
+    ],
+)
+def test_options_that_do_not_fit_say_so(options: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        dataclasses.replace(SMALL, **options)
+
+
+def test_images_of_the_wrong_shape_say_what_is_wanted() -> None:
+    model = VisionTransformer(SMALL)
+    with pytest.raises(ConfigError, match=r"\(batch, 3, height, width\)"):
+        model(torch.zeros(1, 1, 16, 24))
+    with pytest.raises(ConfigError, match="unsqueeze"):
+        model(torch.zeros(3, 16, 24))
+    with pytest.raises(ConfigError, match="multiple of the patch size 8"):
+        model(torch.zeros(1, 3, 16, 25))
+
+
+def test_bfloat16_runs_through_and_explicit_attention_agrees() -> None:
+    model = shaken(SMALL)
+    image = torch.randn(2, 3, 24, 24)
+    expected = model(image)
+    for block in model.blocks:
+        block.attn.fused = False
+    torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-5)
+    assert model.bfloat16()(image.bfloat16()).dtype == torch.bfloat16
+
+
+def test_features_have_no_hidden_prefix() -> None:
+    features = Features(torch.zeros(1, 6, 4), (2, 3), 0, torch.zeros(1, 4))
+    assert features.patches.shape == (1, 6, 4)
+    assert features.feature_map.shape == (1, 4, 2, 3)
+
+
+def test_build_refuses_a_config_it_does_not_know() -> None:
+    with pytest.raises(UnknownNameError, match="family"):
+        build(object())

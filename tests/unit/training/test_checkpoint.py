@@ -1,0 +1,113 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from kawara.errors import ModelFileError, RunFolderError
+from kawara.models import create_model
+from kawara.training.averaging import WeightAverage
+from kawara.training.checkpoint import load_checkpoint, save_checkpoint
+from kawara.training.journal import Journal
+from kawara.training.optimizer import OptimizerConfig, build_optimizers
+from kawara.training.run_folder import RunFolder, latest_run, next_free
+
+
+def parts(name: str):
+    torch.manual_seed(0)
+    model = create_model("vit_femto_conv_4", num_classes=3, image_size=8, channels=1)
+    return model, build_optimizers(model, OptimizerConfig(name=name), 8), WeightAverage(model, 0.9)
+
+
+def step(model, optimizers, average, seed: int) -> None:
+    torch.manual_seed(seed)
+    model(torch.randn(4, 1, 8, 8)).logsumexp(-1).sum().backward()
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
+    average.update(model)
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
+def test_going_on_from_a_checkpoint_gives_the_same_bits(tmp_path, name):
+    model, optimizers, average = parts(name)
+    for seed in range(3):
+        step(model, optimizers, average, seed)
+    save_checkpoint(tmp_path / "last.safetensors", model, optimizers, average, {"step": 3, "best_score": 0.5})
+    other, other_optimizers, other_average = parts(name)
+    assert load_checkpoint(tmp_path / "last.safetensors", other, other_optimizers, other_average)["step"] == 3
+    for seed in range(3, 6):
+        step(model, optimizers, average, seed)
+        step(other, other_optimizers, other_average, seed)
+    for a, b in zip(model.state_dict().values(), other.state_dict().values()):
+        assert torch.equal(a, b)
+    for a, b in zip(average.state.values(), other_average.state.values()):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("damage", ["truncate", "flip header", "empty", "missing"])
+def test_a_damaged_checkpoint_is_a_clear_error(tmp_path, damage):
+    model, optimizers, average = parts("adamw")
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, model, optimizers, average, {"step": 0})
+    content = path.read_bytes()
+    if damage == "truncate":
+        path.write_bytes(content[: len(content) // 2])
+    elif damage == "flip header":
+        path.write_bytes(content[:8] + b"#" + content[9:])
+    elif damage == "empty":
+        path.write_bytes(b"")
+    else:
+        path.unlink()
+    with pytest.raises(ModelFileError, match=r"last\.safetensors"):
+        load_checkpoint(path, model, optimizers, average)
+
+
+def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
+    model, optimizers, average = parts("adamw")
+    path = tmp_path / "last.safetensors"
+    save_checkpoint(path, model, optimizers, average, {"step": 1})
+    before = path.read_bytes()
+
+    def full(*args, **kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("kawara.training.checkpoint.safetensors.torch.save_file", full)
+    with pytest.raises(RunFolderError, match="No space"):
+        save_checkpoint(path, model, optimizers, average, {"step": 2})
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["last.safetensors"]
+
+
+def test_the_journal_forgets_what_came_after_the_checkpoint(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    for number in range(5):
+        journal.write("train", number, loss=float("nan") if number == 2 else 1.0)
+    with open(journal.path, "a") as file:
+        file.write('{"event": "train", "st')  # cut by a crash
+    assert [record["step"] for record in journal.read()] == [0, 1, 2, 3, 4]
+    assert journal.read()[2]["loss"] is None
+    journal.rewind(3)
+    journal.write("train", 4, loss=2.0)
+    assert [record["step"] for record in journal.read()] == [0, 1, 2, 3, 4]
+    assert journal.read()[-1]["loss"] == 2.0
+
+
+def test_a_run_folder_with_content_is_not_touched(tmp_path):
+    RunFolder.create(tmp_path / "new")
+    (tmp_path / "photos-1").mkdir()
+    (tmp_path / "photos-1" / "precious.txt").write_text("x")
+    with pytest.raises(RunFolderError, match=r"photos-2"):
+        RunFolder.create(tmp_path / "photos-1")
+    with pytest.raises(RunFolderError, match="no run to resume"):
+        RunFolder.reopen(tmp_path / "photos-1")
+
+
+def test_run_folders_are_numbered(tmp_path):
+    assert next_free(tmp_path / "photos-0").name == "photos-1"
+    for number in (1, 2, 10):
+        (tmp_path / f"photos-{number}").mkdir()
+    assert next_free(tmp_path / "photos-0").name == "photos-3"
+    latest = latest_run(tmp_path, "photos")
+    assert latest is not None
+    assert latest.name == "photos-10"
+    assert latest_run(tmp_path, "cats") is None
