@@ -36,7 +36,7 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}{remedy}\n")
 
 
-def build_parser() -> argparse.ArgumentParser:
+def build_parser() -> _Parser:
     """Return the parser of all verbs."""
     parser = _Parser(
         prog="kawara",
@@ -94,7 +94,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo = verb("demo", "train on 1,797 real handwritten digits, evaluate, predict, and make a page to look at")
     demo.add_argument("--out", default="runs/demo", metavar="DIR")
     verb("doctor", "show what kawara found on this machine")
-    parser.known = tuple(verbs.choices)  # type: ignore[attr-defined]
+    options = (option for added in verbs.choices.values() for action in added._actions for option in action.option_strings)
+    parser.known = (*verbs.choices, *dict.fromkeys(options))
     return parser
 
 

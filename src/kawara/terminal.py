@@ -105,7 +105,9 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
     table = Table("image", "label", "score", f"top {options.top}", box=None, pad_edge=False)
     with Reporter() as reporter:
         if options.csv:
-            writer.writerow(["path", "label", "score"] + [f"{what}_{rank}" for rank in range(2, options.top + 1) for what in ("label", "score")])
+            writer.writerow(
+                ["path", "label", "score"] + [f"{what}_{rank}" for rank in range(2, options.top + 1) for what in ("label", "score")]
+            )
         for answer in answers():
             if options.json:
                 _print_json(answer.to_dict())
@@ -247,7 +249,8 @@ def _print_classes(rows: list[dict[str, Any]]) -> None:
 
 
 def _stdout() -> Console:
-    return Console(highlight=False, soft_wrap=not sys.stdout.isatty())
+    """Return a console as wide as the terminal; piped output is never cut."""
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 1000)
 
 
 def _plain(text: str) -> Any:

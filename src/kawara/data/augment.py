@@ -13,6 +13,7 @@ Axis letters: B batch, C channels, H W source pixels, h w pixels of the result.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import permutations
 from typing import Literal
@@ -21,12 +22,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kawara.data import color_ops, point_ops
+from kawara.data import color_ops, point_ops, rand_augment
 from kawara.data.crops import Border, pad_and_crop, random_resized_box
 from kawara.data.erasing import add_noise, random_erasing
+from kawara.data.grouping import apply_to
 from kawara.data.preprocessing import ImageArray, Preprocessing, as_batch, resize
-from kawara.data.rand_augment import RandAugmentConfig, apply_in_place, rand_augment
-from kawara.data.randomness import Indices, uniform
+from kawara.data.rand_augment import RandAugmentConfig
+from kawara.data.randomness import Floats, Indices, uniforms
 from kawara.data.warp import rotate_and_shift
 from kawara.errors import ConfigError
 
@@ -93,6 +95,7 @@ class Augmentation:
     def __init__(self, config: AugmentConfig, preprocessing: Preprocessing, seed: int):
         self.config, self.preprocessing, self.seed = config, preprocessing, seed
         self._rand_augment = None if config.rand_augment is None else RandAugmentConfig.parse(config.rand_augment)
+        self._streams = _streams(config, self._rand_augment)
         self._mean_color = torch.tensor([round(255 * mean) for mean in preprocessing.mean], dtype=torch.uint8)
 
     def place(self, image_u8: ImageArray, epoch: int, index: int) -> Tensor:
@@ -120,32 +123,33 @@ class Augmentation:
 
         The input is left as it is.
         """
-        with torch.inference_mode(False), torch.no_grad():
-            images = self._transform_u8(images_u8, epoch, np.asarray(indices, dtype=np.int64))
+        indices = np.asarray(indices, dtype=np.int64)
+        numbers = uniforms(self.seed, epoch, indices, self._streams)
+        with torch.no_grad():
+            images = self._transform_u8(images_u8, numbers)
             normalised = self.preprocessing.normalise(images, out=out)
-            where = {"seed": self.seed, "epoch": epoch, "indices": indices}
             if self.config.noise_std > 0:
-                add_noise(normalised, self.config.noise_std, **where)
+                add_noise(normalised, self.config.noise_std, numbers["noise"])
             if self.config.erasing > 0:
-                random_erasing(normalised, self.config.erasing, **where)
+                random_erasing(normalised, self.config.erasing, numbers["erasing"], seed=self.seed, epoch=epoch, indices=indices)
         return normalised
 
-    def _transform_u8(self, images_u8: Tensor, epoch: int, indices: Indices) -> Tensor:
-        config = self.config
+    def _transform_u8(self, images_u8: Tensor, numbers: Mapping[str, Floats]) -> Tensor:
         images = images_u8.clone(memory_format=torch.contiguous_format)
-        for axis, probability, stream in ((3, config.flip, "flip"), (2, config.vertical_flip, "vertical_flip")):
+        for stream, axis, probability in (("flip", 3, self.config.flip), ("vertical_flip", 2, self.config.vertical_flip)):
             if probability > 0:
-                self._flip(images, axis, uniform(self.seed, epoch, indices, stream, 1)[:, 0] < probability)
-        if config.rotation_degrees > 0 or config.translation > 0:
-            self._rotate(images, uniform(self.seed, epoch, indices, "rotation", 3))
+                drawn = np.flatnonzero(numbers[stream][:, 0] < probability)
+                apply_to(images, drawn, lambda pieces, _, axis=axis: pieces.flip(axis), np.zeros(len(drawn)))
+        if "rotation" in numbers:
+            self._rotate(images, numbers["rotation"])
         if self._rand_augment is not None:
+            rounds = rand_augment.draw(self._rand_augment, numbers)
             fill = self._mean_color.to(images.device, non_blocking=True)
-            interpolation = self.preprocessing.interpolation
-            rand_augment(images, self._rand_augment, fill, interpolation, seed=self.seed, epoch=epoch, indices=indices)
-        if config.three_augment:
-            self._three_augment(images, uniform(self.seed, epoch, indices, "three_augment", 2))
-        if config.color_jitter > 0:
-            self._jitter(images, uniform(self.seed, epoch, indices, "color_jitter", 4))
+            rand_augment.rand_augment(images, self._rand_augment, rounds, fill, self.preprocessing.interpolation)
+        if "three_augment" in numbers:
+            _three_augment(images, numbers["three_augment"])
+        if "color_jitter" in numbers:
+            _jitter(images, self.config.color_jitter, numbers["color_jitter"])
         return images
 
     def _crop_box(self, height: int, width: int, epoch: int, index: int) -> tuple[int, int, int, int]:
@@ -158,49 +162,47 @@ class Augmentation:
             return images
         return pad_and_crop(images, config.pad_px, config.border, self._mean_color, seed=self.seed, epoch=epoch, indices=indices)
 
-    def _flip(self, images: Tensor, axis: int, drawn: np.ndarray) -> None:
-        places = torch.from_numpy(np.flatnonzero(drawn)).to(images.device, non_blocking=True)
-        apply_in_place(images, places, lambda x, _: x.flip(axis), places)
-
-    def _rotate(self, images: Tensor, draws: np.ndarray) -> None:
+    def _rotate(self, images: Tensor, numbers: Floats) -> None:
         config, (height, width) = self.config, images.shape[-2:]
-        either_way = 2 * draws - 1
-        amounts = either_way * (config.rotation_degrees, config.translation * width, config.translation * height)
+        amounts = (2 * numbers - 1) * (config.rotation_degrees, config.translation * width, config.translation * height)
         color = self._mean_color if config.border == "mean" else torch.zeros_like(self._mean_color)
         color = color.to(images.device, non_blocking=True)
 
         def operation(pieces: Tensor, amount: Tensor) -> Tensor:
-            return rotate_and_shift(pieces, *amount.T, color, self.preprocessing.interpolation, config.border)
+            degrees, x, y = amount.unbind(1)
+            return rotate_and_shift(pieces, degrees, x, y, color, self.preprocessing.interpolation, config.border)
 
-        apply_in_place(images, _all(images), operation, torch.from_numpy(amounts).to(images.device, non_blocking=True))
-
-    def _three_augment(self, images: Tensor, draws: np.ndarray) -> None:
-        choice = (draws[:, 0] * 3).astype(np.int64)
-        sigmas = 0.1 + 1.9 * draws[:, 1]
-        operations = (
-            color_ops.grey,
-            lambda x, y: point_ops.look_up(x, point_ops.solarize(x, torch.full_like(y, 128))),
-            color_ops.gaussian_blur,
-        )
-        for number, operation in enumerate(operations):
-            drawn = np.flatnonzero(choice == number)
-            places, values = (torch.from_numpy(a).to(images.device, non_blocking=True) for a in (drawn, sigmas[drawn]))
-            apply_in_place(images, places, operation, values)
-
-    def _jitter(self, images: Tensor, draws: np.ndarray) -> None:
-        factors = 1 + self.config.color_jitter * (2 * draws[:, :3] - 1)
-        orders = _ORDERS_OF_THREE[(draws[:, 3] * 6).astype(np.int64)]
-        operations = (
-            lambda x, y: point_ops.look_up(x, point_ops.brightness(x, y)),
-            lambda x, y: point_ops.look_up(x, point_ops.contrast(x, y)),
-            color_ops.saturation,
-        )
-        for turn in range(3):
-            for number, operation in enumerate(operations):
-                drawn = np.flatnonzero(orders[:, turn] == number)
-                places, values = (torch.from_numpy(a).to(images.device, non_blocking=True) for a in (drawn, factors[drawn, number]))
-                apply_in_place(images, places, operation, values)
+        apply_to(images, np.arange(len(images)), operation, amounts)
 
 
-def _all(images: Tensor) -> Tensor:
-    return torch.arange(len(images), device=images.device)
+def _streams(config: AugmentConfig, rand_augment_config: RandAugmentConfig | None) -> dict[str, int]:
+    """Say how many numbers of which stream `transform` reads for each image: only those of what is on."""
+    wanted = {
+        "flip": 1 if config.flip > 0 else 0,
+        "vertical_flip": 1 if config.vertical_flip > 0 else 0,
+        "rotation": 3 if config.rotation_degrees > 0 or config.translation > 0 else 0,
+        "three_augment": 2 if config.three_augment else 0,
+        "color_jitter": 4 if config.color_jitter > 0 else 0,
+        "noise": 1 if config.noise_std > 0 else 0,
+        "erasing": 1 if config.erasing > 0 else 0,
+        **({} if rand_augment_config is None else rand_augment.streams(rand_augment_config)),
+    }
+    return {stream: count for stream, count in wanted.items() if count}
+
+
+def _three_augment(images: Tensor, numbers: Floats) -> None:
+    choice = (numbers[:, 0] * 3).astype(np.int64)
+    sigmas = 0.1 + 1.9 * numbers[:, 1]
+    operations = (color_ops.grey, lambda x, y: point_ops.solarize(x, torch.full_like(y, 128)), color_ops.gaussian_blur)
+    for number, operation in enumerate(operations):
+        drawn = np.flatnonzero(choice == number)
+        apply_to(images, drawn, operation, sigmas[drawn])
+
+
+def _jitter(images: Tensor, strength: float, numbers: Floats) -> None:
+    factors = 1 + strength * (2 * numbers[:, :3] - 1)
+    orders = _ORDERS_OF_THREE[(numbers[:, 3] * len(_ORDERS_OF_THREE)).astype(np.int64)]
+    for turn in orders.T:
+        for number, operation in enumerate((point_ops.brightness, point_ops.contrast, color_ops.saturation)):
+            drawn = np.flatnonzero(turn == number)
+            apply_to(images, drawn, operation, factors[drawn, number])

@@ -25,7 +25,7 @@ import zipfile
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 from uuid import uuid4
@@ -76,6 +76,7 @@ class DecodedFiles:
     _index: _Index
     _path: Path | None
     _preprocessing: Preprocessing
+    _content: list[npt.NDArray[np.uint8]] = field(default_factory=list)
 
     def store(self, positions: npt.NDArray[np.int64]) -> ImageStore:
         """Return the store of the images at `positions`."""
@@ -84,13 +85,14 @@ class DecodedFiles:
         if self._path is None or not self._index.has_pixels or len(positions) == 0:
             records = [self.records[position] for position in positions.tolist()]
             return DecodingStore(records, _Decoder(self._preprocessing), sizes)
-        pixels = np.memmap(self._path, np.uint8, mode="r")
         if _fits_in_memory(self._index, channels):
             height, width = sizes[0].tolist()
             count = height * width * channels
-            rows = pixels[: len(pixels) // count * count].reshape(-1, height, width, channels)[offsets // count]
-            return TensorStore(torch.from_numpy(np.ascontiguousarray(rows.transpose(0, 3, 1, 2))))
-        return MappedStore(pixels, offsets, sizes, channels)
+            if not self._content:  # once for all splits; mapped pages would be fetched one by one
+                self._content.append(np.fromfile(self._path, np.uint8, count=int(np.count_nonzero(self._index.sizes[:, 0])) * count))
+            rows = torch.from_numpy(self._content[0].reshape(-1, height, width, channels))[torch.from_numpy(offsets // count)]
+            return TensorStore(rows.permute(0, 3, 1, 2).contiguous())
+        return MappedStore(np.memmap(self._path, np.uint8, mode="r"), offsets, sizes, channels)
 
 
 class _Decoder:

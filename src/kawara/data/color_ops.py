@@ -6,11 +6,10 @@ Images are uint8 (n, C, h, w), factors (n,).
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from kawara.data.point_ops import luminance
+from kawara.data.point_ops import luminance, to_uint8
 
 _MAX_BLUR_RADIUS_PX = 6
 
@@ -19,10 +18,11 @@ def saturation(images: Tensor, factors: Tensor) -> Tensor:
     """Move away from (or towards) the image's own grey; grey images stay as they are."""
     if images.shape[1] == 1:
         return images
-    return _blend(luminance(images), images.float(), factors)
+    grey_values, factors = luminance(images), factors.float().view(-1, 1, 1, 1)
+    return to_uint8(images.float().sub_(grey_values).mul_(factors).add_(grey_values).clamp_(0, 255))
 
 
-def grey(images: Tensor, _: Tensor) -> Tensor:
+def grey(images: Tensor, _: Tensor | None = None) -> Tensor:
     """Give every channel the luminance."""
     return to_uint8(luminance(images)).expand_as(images)
 
@@ -34,10 +34,11 @@ def sharpness(images: Tensor, factors: Tensor) -> Tensor:
         return result
     wide = images.to(torch.int16)
     center = wide[..., 1:-1, 1:-1]
-    rows = wide[..., :-2, :] + wide[..., 1:-1, :] + wide[..., 2:, :]
-    total = (rows[..., :-2] + rows[..., 1:-1] + rows[..., 2:]).add_(center, alpha=4)
-    smooth = total.float().add_(6.5).mul_(1 / 13).floor_()
-    result[..., 1:-1, 1:-1] = _blend(smooth, center.float(), factors)
+    rows = (wide[..., :-2, :] + wide[..., 1:-1, :]).add_(wide[..., 2:, :])
+    thirteen_smooth = (rows[..., :-2] + rows[..., 1:-1]).add_(rows[..., 2:]).add_(center, alpha=4)
+    factors = factors.float().view(-1, 1, 1, 1)
+    blended = thirteen_smooth.float().mul_((1 - factors) / 13).addcmul_(center.float(), factors)
+    result[..., 1:-1, 1:-1] = to_uint8(blended.clamp_(0, 255))
     return result
 
 
@@ -52,17 +53,3 @@ def gaussian_blur(images: Tensor, sigmas: Tensor) -> Tensor:
     planes = torch.nn.functional.conv2d(planes, kernels[:, None, :, None], groups=num_images * channels)
     planes = torch.nn.functional.conv2d(planes, kernels[:, None, None, :], groups=num_images * channels)
     return to_uint8(planes.view(images.shape).add_(0.5).clamp_(0, 255))
-
-
-def to_uint8(values: Tensor) -> Tensor:
-    """Truncate float values that lie in 0 … 255. On a CPU numpy does this five times as fast as torch."""
-    if values.device.type == "cpu":
-        return torch.from_numpy(values.numpy().astype(np.uint8))
-    return values.to(torch.uint8)
-
-
-def _blend(degenerate: Tensor, images: Tensor, factors: Tensor) -> Tensor:
-    """`images` (float32, changed) is brought back to uint8."""
-    images.sub_(degenerate)
-    images.mul_(factors.float().view(-1, 1, 1, 1)) if len(factors) > 1 else images.mul_(factors.float())
-    return to_uint8(images.add_(degenerate).clamp_(0, 255))

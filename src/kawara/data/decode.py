@@ -62,18 +62,6 @@ def decode(data: bytes, name: str, *, color: Color = "rgb", min_side: int | None
         raise DecodeError(name, _reason(error)) from None
 
 
-def read_size(data: bytes, name: str) -> tuple[int, int]:
-    """Return (height, width) of the upright picture from its header. Raises DecodeError."""
-    try:
-        image = Image.open(io.BytesIO(data), formats=FORMATS)
-        width, height = image.size
-        return (width, height) if _orientation(image) >= 5 else (height, width)
-    except UnidentifiedImageError:
-        raise DecodeError(name, _what_it_is_instead(data)) from None
-    except Exception as error:
-        raise DecodeError(name, _reason(error)) from None
-
-
 def to_color(image: Image.Image, color: Color = "rgb") -> ImageU8:
     """Return an opened image as `decode` would, (H, W, 3) or (H, W, 1) uint8; its orientation is left to the caller."""
     return _in_color(_to_u8(image), color)
@@ -97,7 +85,8 @@ def _decode_with_simplejpeg(data: bytes, name: str, color: Color, min_side: int 
     if simplejpeg is None:
         return None
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+        header = simplejpeg.decode_jpeg_header(data)
+        height, width, colorspace = int(header[0]), int(header[1]), header[2]
         if colorspace not in ("YCbCr", "Gray"):
             return None
         if height * width > max_pixels:
@@ -232,5 +221,5 @@ def _what_it_is_instead(data: bytes) -> str:
 def _reason(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if "truncated" in text.lower():
-        return f"the image is truncated ({text})"
+        return f"the image is truncated ({text.removeprefix('image file is truncated ').strip('()')})"
     return f"the image is damaged or of an unsupported kind ({text})"

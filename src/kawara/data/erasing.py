@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from kawara.data.randomness import Indices, normal, uniform
+from kawara.data.randomness import Floats, Indices, normal, uniform
 
 _AREA = (0.02, 1 / 3)
 _LOG_ASPECT = (log(0.3), -log(0.3))
@@ -21,12 +21,15 @@ _NUM_TRIES = 10
 _NUM_PLACES = 1 << 20
 
 
-def random_erasing(images: Tensor, probability: float, *, seed: int, epoch: int, indices: Indices) -> Tensor:
-    """Fill one rectangle of each image that is drawn with N(0, 1), in place; `images` is float32 (B, C, h, w)."""
-    drawn = np.flatnonzero(uniform(seed, epoch, indices, "erasing", 1)[:, 0] < probability)
+def random_erasing(images: Tensor, probability: float, numbers: Floats, *, seed: int, epoch: int, indices: Indices) -> Tensor:
+    """Fill one rectangle with N(0, 1), in place, in each image whose number in (B, 1) is below the probability.
+
+    `images` is float32 (B, C, h, w).
+    """
+    drawn = np.flatnonzero(numbers[:, 0] < probability)
     if len(drawn) == 0:
         return images
-    boxes, offsets = erasing_boxes(*images.shape[-2:], seed=seed, epoch=epoch, indices=np.asarray(indices)[drawn])
+    boxes, offsets = erasing_boxes(*images.shape[-2:], seed=seed, epoch=epoch, indices=indices[drawn])
     if images.device.type != "cpu":
         return _erase_on_device(images, drawn, boxes, offsets)
     table, shape = noise_table(images[0].numel()), images.shape[1:]
@@ -53,9 +56,9 @@ def erasing_boxes(height: int, width: int, *, seed: int, epoch: int, indices: In
     return boxes.astype(np.int64), (draws[:, -1] * _NUM_PLACES).astype(np.int64)
 
 
-def add_noise(images: Tensor, std: float, *, seed: int, epoch: int, indices: Indices) -> Tensor:
-    """Add std · N(0, 1) to normalised images (B, C, h, w), in place."""
-    offsets = (uniform(seed, epoch, indices, "noise", 1)[:, 0] * _NUM_PLACES).astype(np.int64)
+def add_noise(images: Tensor, std: float, numbers: Floats) -> Tensor:
+    """Add std · N(0, 1) to normalised images (B, C, h, w), in place; a number in (B, 1) says where an image reads the table."""
+    offsets = (numbers[:, 0] * _NUM_PLACES).astype(np.int64)
     size = images[0].numel()
     table = noise_table(size)
     if images.device.type == "cpu":

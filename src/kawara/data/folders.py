@@ -12,7 +12,7 @@ A tree of files becomes a data set by these rules:
 from __future__ import annotations
 
 import os
-from collections import Counter, defaultdict
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,18 +60,23 @@ def list_zips(paths: list[Path], spec: Path) -> Listing:
     files: list[TreeFile] = []
     names = class_names_beside(spec if spec.is_dir() else spec.parent)
     for source in sources:
-        members = [(tuple(name.replace("\\", "/").split("/")), name) for name in source.members]
-        members = [(parts, name) for parts, name in members if not any(is_hidden(part) for part in parts)]
+        members = [(tuple(name.replace("\\", "/").split("/")), name) for name in source.members if not _is_hidden_member(name)]
         top = _stem_folder(source.path.stem, [parts for parts, _ in members]) if len(sources) > 1 else None
+        repeats_top = top is not None and all(len(parts) > 1 and parts[0].lower() == top.lower() for parts, _ in members)
         for parts, name in members:
             if top is not None:
-                parts = (top, *(parts[1:] if parts[0].lower() == top.lower() and len(parts) > 1 else parts))
+                parts = (top, *(parts[1:] if repeats_top else parts))
             info = source.members[name]
             files.append(TreeFile(parts, source, name, f"{info.CRC:08x}:{info.file_size}", f"{source.path.name}/{name}"))
-            if parts[-1].lower() == "classes.json" and names is None:
+            if parts[-1] == "classes.json" and names is None:
                 names = parse_class_names(source.read(name).decode("utf-8-sig"), f"{source.path}/{name}")
     kind = "zip of an image folder" if len(sources) == 1 else "folder of zips"
     return _from_tree(files, skipped, spec=str(spec), kind=kind, names=names, empty=[])
+
+
+def _is_hidden_member(name: str) -> bool:
+    suspicious = name[0] == "." or "/." in name or not has_image_suffix(name)  # the rest need not be taken apart
+    return suspicious and any(is_hidden(part) for part in name.replace("\\", "/").split("/"))
 
 
 def _stem_folder(stem: str, members: list[tuple[str, ...]]) -> str:
@@ -137,8 +142,9 @@ def _from_tree(
     names: dict[str, str] | None,
     empty: list[tuple[str, ...]],
 ) -> Listing:
-    images = [file for file in files if has_image_suffix(file.parts[-1])]
-    others = [file for file in files if not has_image_suffix(file.parts[-1])]
+    images, others = [], []
+    for file in files:
+        (images if has_image_suffix(file.parts[-1]) else others).append(file)
     if not images:
         found = Counter(os.path.splitext(file.parts[-1])[1].lower() or "(no suffix)" for file in others)
         got = ", ".join(f"{count} × {suffix}" for suffix, count in found.most_common(6)) or "an empty folder"
@@ -147,10 +153,11 @@ def _from_tree(
         )
     depth = _depth_of_root(images)
     has_splits = _has_split_folders(images, depth)
+    split_of = {top: split_word(top) for top in {file.parts[depth] for file in images}} if has_splits else {}
     records: list[Record] = []
     for file in sorted(images, key=lambda file: file.place):
         parts = file.parts[depth:]
-        split = split_word(parts[0]) if has_splits and len(parts) > 1 else None
+        split = split_of.get(parts[0]) if len(parts) > 1 else None
         if has_splits and split is None:
             skipped.append(SkippedFile(file.place, "lies outside the folders train, val and test"))
         elif len(parts) < (3 if has_splits else 2):
@@ -186,7 +193,5 @@ def _depth_of_root(images: list[TreeFile]) -> int:
 
 
 def _has_split_folders(images: list[TreeFile], depth: int) -> bool:
-    deepest: dict[str, int] = defaultdict(int)
-    for file in images:
-        deepest[file.parts[depth]] = max(deepest[file.parts[depth]], len(file.parts) - depth)
-    return any(split_word(top) is not None and levels >= 3 for top, levels in deepest.items())
+    holding_folders = {file.parts[depth] for file in images if len(file.parts) >= depth + 3}
+    return any(split_word(top) is not None for top in holding_folders)

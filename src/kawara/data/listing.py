@@ -159,9 +159,9 @@ def parse_class_names(text: str, file_name: str) -> dict[str, str]:
 
 
 def class_names_beside(folder: Path) -> dict[str, str] | None:
-    """Return what classes.json or classes.txt in `folder` says, None when there is neither."""
-    for file_name in ("classes.json", "classes.txt"):
-        path = folder / file_name
+    """Return what classes.json or classes.txt in `folder` says (above it, if the folder is one split), None when there is neither."""
+    folders = [folder, folder.absolute().parent] if split_word(folder.absolute().name) else [folder]
+    for path in (place / file_name for place in folders for file_name in ("classes.json", "classes.txt")):
         if path.is_file():
             return parse_class_names(path.read_text(encoding="utf-8-sig"), str(path))
     return None

@@ -22,6 +22,7 @@ def num_cores() -> int:
 
 def use_one_core_here() -> None:
     """Make torch's operations in the calling thread run on it alone."""
+    torch.get_num_threads()  # the first call in a thread adopts the number that was set last anywhere: let that happen before
     torch.set_num_threads(1)
 
 

@@ -120,15 +120,14 @@ class Preprocessing:
         """Return (x / 255 − mean) / std as float32 (B, C, h, w), on `device` if given, in `out` if given."""
         if device is not None:
             images_u8 = images_u8.to(device, non_blocking=True)
-        if out is None:
-            out = torch.empty(images_u8.shape, dtype=torch.float32, device=images_u8.device)
+        result = torch.empty(images_u8.shape, dtype=torch.float32, device=images_u8.device) if out is None else out
         assert images_u8.shape[-3] == self.channels, f"expected {self.channels} channels, got {tuple(images_u8.shape)}"
-        out.copy_(images_u8)
+        result.copy_(images_u8)
         for channel, (mean, std) in enumerate(zip(self.mean, self.std)):
-            plane = out[..., channel, :, :]
+            plane = result[..., channel, :, :]
             # shift + scale·x in one pass; a scalar tensor on the CPU goes with a plane on any device.
             torch.add(torch.tensor(-mean / std), plane, alpha=1 / (255 * std), out=plane)
-        return out
+        return result
 
     def _checked(self, image_u8: ImageArray) -> ImageArray:
         if image_u8.dtype != np.uint8 or image_u8.ndim != 3 or image_u8.shape[2] != self.channels or image_u8.size == 0:

@@ -9,16 +9,16 @@ Differs from the paper: 15 operations instead of 14, magnitudes out of 10 with a
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from kawara.data import color_ops, point_ops, warp
+from kawara.data.grouping import Operation, apply_in_groups
 from kawara.data.preprocessing import Interpolation
-from kawara.data.randomness import Floats, Indices, normal, uniform
+from kawara.data.randomness import Floats, Indices, box_muller
 from kawara.errors import ConfigError
 
 OPERATIONS = (
@@ -38,25 +38,21 @@ OPERATIONS = (
     "TranslateX",
     "TranslateY",
 )
-_POINT_OPS: dict[str, point_ops.TableBuilder] = {
+_COLOR_OPERATIONS: dict[str, Operation] = {
     "AutoContrast": point_ops.auto_contrast,
     "Equalize": point_ops.equalize,
     "Invert": point_ops.invert,
     "Posterize": point_ops.posterize,
     "Solarize": point_ops.solarize,
     "SolarizeAdd": point_ops.solarize_add,
+    "Color": color_ops.saturation,
     "Contrast": point_ops.contrast,
     "Brightness": point_ops.brightness,
+    "Sharpness": color_ops.sharpness,
 }
-_COLOR_OPS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"Color": color_ops.saturation, "Sharpness": color_ops.sharpness}
-_WARPS: dict[str, Callable[[Tensor, Tensor, Tensor, Interpolation], Tensor]] = {
-    "Rotate": warp.rotate,
-    "ShearX": warp.shear_x,
-    "ShearY": warp.shear_y,
-    "TranslateX": warp.translate_x,
-    "TranslateY": warp.translate_y,
-}
-_CHUNK_BYTES = 1 << 18
+# Operations that run as one: shear and translation along an axis are the same movement of rows (columns).
+_GROUPS = (*_COLOR_OPERATIONS, "Rotate", "X", "Y")
+_GROUP_OF = np.array([_GROUPS.index(name[-1] if name[:-1] in ("Shear", "Translate") else name) for name in OPERATIONS])
 _UNIFORM_SPREAD = 100.0
 
 
@@ -133,77 +129,66 @@ class RandAugmentDraw:
     signs: Floats
 
 
-def draw(config: RandAugmentConfig, *, seed: int, epoch: int, indices: Indices) -> list[RandAugmentDraw]:
-    """Draw `num_ops` rounds for images `indices`."""
-    draws = uniform(seed, epoch, indices, "rand_augment", 4 * config.num_ops).reshape(len(indices), config.num_ops, 4)
+def streams(config: RandAugmentConfig) -> dict[str, int]:
+    """Say how many uniform numbers of which stream `draw` reads."""
+    return {"rand_augment": 4 * config.num_ops, "rand_augment/magnitude": 2 * config.num_ops}
+
+
+def draw(config: RandAugmentConfig, numbers: Mapping[str, Floats]) -> list[RandAugmentDraw]:
+    """Turn the numbers of `streams` into `num_ops` rounds."""
+    choices = numbers["rand_augment"].reshape(-1, config.num_ops, 4)
     if config.magnitude_std > _UNIFORM_SPREAD:
-        magnitudes = draws[..., 3] * config.magnitude
-    elif config.magnitude_std > 0:
-        magnitudes = config.magnitude + config.magnitude_std * normal(seed, epoch, indices, "rand_augment/magnitude", config.num_ops)
+        magnitudes = choices[..., 3] * config.magnitude
     else:
-        magnitudes = np.full(draws.shape[:2], config.magnitude)
+        magnitudes = config.magnitude + config.magnitude_std * box_muller(numbers["rand_augment/magnitude"])[:, 0::2]
     magnitudes = magnitudes.clip(0, config.max_magnitude)
-    operations = np.where(draws[..., 1] < config.probability, (draws[..., 0] * len(OPERATIONS)).astype(np.int64), -1)
-    signs = np.where(draws[..., 2] < 0.5, -1.0, 1.0)
+    operations = np.where(choices[..., 1] < config.probability, (choices[..., 0] * len(OPERATIONS)).astype(np.int64), -1)
+    signs = np.where(choices[..., 2] < 0.5, -1.0, 1.0)
     return [RandAugmentDraw(operations[:, i], magnitudes[:, i], signs[:, i]) for i in range(config.num_ops)]
 
 
 def rand_augment(
-    images: Tensor, config: RandAugmentConfig, fill: Tensor, interpolation: Interpolation, *, seed: int, epoch: int, indices: Indices
+    images: Tensor, config: RandAugmentConfig, rounds: list[RandAugmentDraw], fill: Tensor, interpolation: Interpolation
 ) -> Tensor:
-    """Apply RandAugment in place to uint8 (B, C, h, w). Each image's result depends on (seed, epoch, its index) alone."""
-    for drawn in draw(config, seed=seed, epoch=epoch, indices=indices):
-        apply_round(images, drawn, config.increasing, fill, interpolation)
+    """Apply the drawn rounds in place to uint8 (B, C, h, w); `fill` is uint8 (C,)."""
+    for drawn in rounds:
+        chosen = np.flatnonzero(drawn.operations >= 0)
+        if len(chosen) == 0:
+            continue
+        groups = _GROUP_OF[drawn.operations[chosen]]
+        order = np.argsort(groups, kind="stable")
+        members, groups = chosen[order], groups[order]
+        arguments = _arguments(drawn, members, config.increasing, *images.shape[-2:])
+        bounds = np.searchsorted(groups, np.arange(len(_GROUPS) + 1)).tolist()
+        operations = [
+            (slice(start, stop), _operation(name, fill, interpolation))
+            for name, start, stop in zip(_GROUPS, bounds, bounds[1:])
+            if start < stop
+        ]
+        apply_in_groups(images, members, operations, arguments)
     return images
 
 
-def apply_round(images: Tensor, drawn: RandAugmentDraw, increasing: bool, fill: Tensor, interpolation: Interpolation) -> None:
-    """Apply one operation to each image, in place: the images that drew the same operation go through it together."""
-    order = np.argsort(drawn.operations, kind="stable")
-    bounds = np.searchsorted(drawn.operations[order], np.arange(len(OPERATIONS) + 1))
-    names = [OPERATIONS[i] for i in range(len(OPERATIONS)) if bounds[i] < bounds[i + 1]]
-    if not names:
-        return
-    spans = {name: slice(bounds[OPERATIONS.index(name)], bounds[OPERATIONS.index(name) + 1]) for name in names}
-    values = np.zeros(len(order))
-    for name, span in spans.items():
-        members = order[span]
-        values[span] = argument(name, drawn.magnitudes[members], drawn.signs[members], increasing)
-    places = torch.from_numpy(order).to(images.device, non_blocking=True)
-    arguments = torch.from_numpy(values).to(images.device, non_blocking=True)
-
-    point_groups = [(places[span], _POINT_OPS[name], arguments[span]) for name, span in spans.items() if name in _POINT_OPS]
-    _apply_tables(images, point_groups)
-    for name in names:
-        if name in _COLOR_OPS:
-            operation = _COLOR_OPS[name]
-            apply_in_place(images, places[spans[name]], lambda x, y, f=operation: f(x, y), arguments[spans[name]])
-        elif name in _WARPS:
-            operation = _WARPS[name]
-            apply_in_place(images, places[spans[name]], lambda x, y, f=operation: f(x, y, fill, interpolation), arguments[spans[name]])
-
-
-def apply_in_place(images: Tensor, places: Tensor, operation: Callable[[Tensor, Tensor], Tensor], arguments: Tensor) -> None:
-    """Put operation(images[places], arguments) back; on a CPU in pieces that stay in the cache."""
-    step = len(places) if images.device.type != "cpu" else max(1, _CHUNK_BYTES // images[0].numel())
-    for start in range(0, len(places), step):
-        piece = places[start : start + step]
-        if len(piece) == 1 and images.device.type == "cpu":
-            place = int(piece[0])
-            images[place] = operation(images[place : place + 1], arguments[start : start + 1])[0]
+def _arguments(drawn: RandAugmentDraw, members: Indices, increasing: bool, height: int, width: int) -> Floats:
+    """(m, 2): what each member's operation takes; for movements slope and offset in pixels."""
+    arguments = np.zeros((len(members), 2))
+    for number in np.unique(drawn.operations[members]).tolist():
+        rows = np.flatnonzero(drawn.operations[members] == number)
+        name = OPERATIONS[number]
+        values = argument(name, drawn.magnitudes[members[rows]], drawn.signs[members[rows]], increasing)
+        if name == "TranslateX":
+            arguments[rows, 1] = values * width
+        elif name == "TranslateY":
+            arguments[rows, 1] = values * height
         else:
-            images.index_copy_(0, piece, operation(images.index_select(0, piece), arguments[start : start + step]).contiguous())
+            arguments[rows, 0] = values
+    return arguments
 
 
-def _apply_tables(images: Tensor, groups: list[tuple[Tensor, point_ops.TableBuilder, Tensor]]) -> None:
-    """Look all point operations up together where images are small; one group at a time where they are not."""
-    if not groups:
-        return
-    if images.device.type == "cpu" and images[0].numel() > _CHUNK_BYTES // 8:
-        for places, build, arguments in groups:
-            apply_in_place(images, places, lambda x, y, f=build: point_ops.look_up(x, f(x, y)), arguments)
-        return
-    channels = images.shape[1]
-    tables = torch.cat([build(images.index_select(0, places), values).expand(-1, channels, -1) for places, build, values in groups])
-    places = torch.cat([places for places, _, _ in groups])
-    images.index_copy_(0, places, point_ops.look_up(images.index_select(0, places), tables))
+def _operation(group: str, fill: Tensor, interpolation: Interpolation) -> Operation:
+    if group == "Rotate":
+        return lambda images, arguments: warp.rotate(images, arguments[:, 0], fill, interpolation)
+    if group in ("X", "Y"):
+        shift = warp.shift_x if group == "X" else warp.shift_y
+        return lambda images, arguments: shift(images, arguments[:, 0], arguments[:, 1], fill, interpolation)
+    return lambda images, arguments: _COLOR_OPERATIONS[group](images, arguments[:, 0])

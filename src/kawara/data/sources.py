@@ -117,6 +117,9 @@ def load_data(
         raise DataError("val_fraction is out of range.", got=val_fraction, allowed="more than 0, at most 0.4")
     pool = _from_records if listing.records else _from_arrays
     images = pool(listing, chosen, cache_dir, max_cache_bytes, workers or num_cores(), progress)
+    if not images.labels:
+        first = images.failed[0]
+        raise DataError(f"No image in {listing.spec} can be used.", got=f"{len(images.failed)} files; {first.path}: {first.reason}")
     if class_names is None:
         _check_classes(listing, images, one_is_enough=not hold_out)
         keys, names = _classes_of(listing, images)
@@ -249,7 +252,7 @@ def _check_classes(listing: Listing, images: _Images, *, one_is_enough: bool) ->
                 remedy="replace the files, or remove the class",
             )
     if len(present) < 2 and not one_is_enough:
-        got = f"one class: {next(iter(present))!r}" if present else "no image that can be used"
+        got = f"one class: {next(iter(present))!r}"
         raise DataError(f"{listing.spec} does not have two classes to tell apart.", got=got, allowed="at least two classes, a folder each")
     trained = {label for label, split in zip(images.labels, images.splits) if split == "train"}
     for name in ("val", "test"):

@@ -4,9 +4,9 @@ Sizes of the paper: Ti, S from google-research/vision_transformer and DeiT (arXi
 g, G from Scaling Vision Transformers (arXiv 2106.04560). `vit_small_16` is ViT-S/16 for 224 px; `vit_small_conv_16` has the
 same blocks behind a convolutional stem of total stride 16.
 
-Small images (28–64 px): the sizes between femto and milli are kawara's own, chosen so that each has about twice to three times the
-parameters of the one before, with heads 32 or 64 wide. `vit_lite7` is ViT-Lite-7 of Escaping the Big Data Paradigm (arXiv 2104.05704), but
-mean-pooled. They pool the mean of the patches: on small data a class token has to learn what the mean gives for nothing.
+Small images (28–64 px): the sizes between femto and milli are kawara's own and span 0.16 to 5.6 M parameters, with heads 32 or 64 wide.
+`vit_lite7` is ViT-Lite-7 of Escaping the Big Data Paradigm (arXiv 2104.05704), but mean-pooled. All of them
+average the patches and have no class token.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class _Size:
 
 _VIT = "arXiv 2010.11929, table 1"
 _TI_S = "arXiv 2012.12877, table 1"
-_SCALING = "arXiv 2106.04560, table 2"
+_SCALING = "arXiv 2106.04560; big_vision vit.py"
 
 _PAPER_SIZES = {
     # name             width depth heads  mlp   patches            conv strides
@@ -63,7 +63,7 @@ _SMALL_IMAGE_SIZES = {
     "nano": _Size("nano", 128, 6, 4, 512, (2, 4, 7, 8), (2, 4, 8), _OURS),
     "micro": _Size("micro", 192, 6, 3, 768, (2, 4, 7, 8), (2, 4, 8), _OURS),
     "mini": _Size("mini", 192, 9, 3, 768, (2, 4, 7, 8), (2, 4, 8), _OURS),
-    "lite7": _Size("Lite-7", 256, 7, 4, 512, (2, 4, 7, 8), (2, 4, 8), "arXiv 2104.05704, appendix A"),
+    "lite7": _Size("Lite-7", 256, 7, 4, 512, (2, 4, 7, 8), (2, 4, 8), "arXiv 2104.05704"),
     "milli": _Size("milli", 256, 7, 4, 1024, (2, 4, 7, 8), (2, 4, 8), _OURS),
 }
 

@@ -27,11 +27,11 @@ _WORDS: dict[Language, dict[str, str]] = {
     },
     "ja": {
         "title": "確信度と正解率",
-        "confidence": "確信度:予測したクラスの確率(%)",
-        "accuracy": "正解した画像の割合(%)",
+        "confidence": "確信度：予測したクラスの確率（%）",
+        "accuracy": "正解した画像の割合（%）",
         "count": "画像数",
         "ideal": "完全に較正された場合",
-        "bin": "測定値(95%信頼区間)",
+        "bin": "測定値（95%信頼区間）",
         "none": "画像がありません",
     },
 }
@@ -76,15 +76,8 @@ def reliability(confidence: Floats, right: NDArray[Any], *, language: Language =
         edges = np.arange(NUM_BINS) * 100 / NUM_BINS
         lower.bar(edges, count, width=100 / NUM_BINS - 1, align="edge", color=np.where(used, SLATE, SLATE_PALE))
         for edge, number in zip(edges[used], count[used]):
-            lower.annotate(
-                f"{number:,}",
-                (edge + 50 / NUM_BINS - 0.5, number),
-                (0, 2),
-                textcoords="offset points",
-                ha="center",
-                fontsize=7.5,
-                color=MUTED,
-            )
+            middle = edge + 50 / NUM_BINS - 0.5
+            lower.annotate(f"{number:,}", (middle, number), (0, 2), textcoords="offset points", ha="center", fontsize=7.5, color=MUTED)
         lower.set_ylim(0, count.max() * 1.3)
         lower.set_yticks([])
         lower.spines["left"].set_visible(False)

@@ -22,7 +22,7 @@ MAX_CELLS = 100
 GAMMA = 0.5  # a share of 1 % is a tenth of the way to full colour: rare mistakes are seen
 
 _RIGHT = LinearSegmentedColormap.from_list("right", [PAPER, "#b9cad9", SLATE, "#1d3a55"])
-_WRONG = LinearSegmentedColormap.from_list("wrong", [PAPER, "#f3c9b4", CLAY, "#8f3413"])
+_WRONG = LinearSegmentedColormap.from_list("wrong", [(0, PAPER), (0.1, "#fae3d8"), (0.3, "#efb79d"), (0.65, CLAY), (1, "#8f3413")])
 _WORDS: dict[Language, dict[str, str]] = {
     "en": {
         "true": "true class",
@@ -39,11 +39,11 @@ _WORDS: dict[Language, dict[str, str]] = {
     "ja": {
         "true": "正解のクラス",
         "predicted": "予測したクラス",
-        "true_number": "正解のクラス(番号)",
-        "predicted_number": "予測したクラス(番号)",
-        "true_group": "正解のクラス(番号、1マスに{}クラス)",
-        "predicted_group": "予測したクラス(番号、1マスに{}クラス)",
-        "share": "正解のクラスの画像に占める割合(%)",
+        "true_number": "正解のクラス（番号）",
+        "predicted_number": "予測したクラス（番号）",
+        "true_group": "正解のクラス（番号、1マスに{}クラス）",
+        "predicted_group": "予測したクラス（番号、1マスに{}クラス）",
+        "share": "正解のクラスの画像に占める割合（%）",
         "right": "正解",
         "wrong": "誤り",
         "none": "クラスがありません",
@@ -75,7 +75,7 @@ def confusion(matrix: Ints, class_names: Sequence[str], *, language: Language = 
         names = [shortened(name, 1.35, size_pt) for name in class_names] if with_names else []
         widest = max((text_width_in(name, size_pt) for name in names), default=0.4)
         upright = with_names and widest > side / num_classes * 0.95
-        left, bottom, key = widest + 0.55, (widest if upright else 0.2) + 0.5, 0.85
+        left, bottom, key = widest + 0.55, (widest if upright else 0.2) + 0.45, 0.85
         figure = new_figure(left + side + 0.3, bottom + side + key + 0.1)
         axes = axes_at(figure, left, bottom + key, side, side)
         shares, per_cell = _shares(matrix)
@@ -109,11 +109,12 @@ def _colors(shares: Floats) -> Floats:
 def _draw_cells(axes: Axes, shares: Floats) -> None:
     count = len(shares)
     colors = _colors(shares)
+    axes.imshow(colors, interpolation="nearest", aspect="auto", extent=(-0.5, count - 0.5, count - 0.5, -0.5))
     if count <= MAX_CLASSES_WITH_NAMES:
-        edges = np.arange(count + 1) - 0.5
-        axes.pcolormesh(edges, edges, colors, edgecolors=PAPER, linewidth=1.2 if count <= MAX_CLASSES_WITH_COUNTS else 0.5)
-    else:
-        axes.imshow(colors, interpolation="nearest", aspect="auto")
+        joints = np.arange(count - 1) + 0.5
+        width = 1.5 if count <= MAX_CLASSES_WITH_COUNTS else 0.6
+        axes.hlines(joints, -0.5, count - 0.5, color=PAPER, linewidth=width)
+        axes.vlines(joints, -0.5, count - 0.5, color=PAPER, linewidth=width)
     axes.set_xlim(-0.5, count - 0.5)
     axes.set_ylim(count - 0.5, -0.5)
 
@@ -145,7 +146,7 @@ def _label(axes: Axes, names: list[str], per_cell: int, num_classes: int, size_p
 
 def _draw_key(figure: Figure, left_in: float, side_in: float, words: dict[str, str]) -> None:
     """Draw what the colours stand for: two bars from 0 to 100 %."""
-    axes = axes_at(figure, left_in, 0.5, side_in, 0.2)
+    axes = axes_at(figure, left_in, 0.48, side_in, 0.3)
     strength = np.linspace(0, 1, 200) ** GAMMA
     axes.imshow(np.stack([_RIGHT(strength), _WRONG(strength)])[:, :, :3], extent=(0, 100, 0, 2), aspect="auto", interpolation="nearest")
     axes.axhline(1, color=PAPER, linewidth=1.5)

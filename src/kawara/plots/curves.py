@@ -22,6 +22,7 @@ PANELS: tuple[Panel, ...] = ("loss", "accuracy", "lr")
 
 MAX_POINTS = 600
 SMOOTH_FROM_POINTS = 80
+MIN_ACCURACY_SPAN = 5.0
 
 _PANEL_WIDTH_IN, _PANEL_HEIGHT_IN = 4.5, 3.3
 _WORDS: dict[Language, dict[str, str]] = {
@@ -42,14 +43,14 @@ _WORDS: dict[Language, dict[str, str]] = {
     },
     "ja": {
         "epoch": "エポック",
-        "minutes": "経過時間(分)",
-        "step": "更新回数(ステップ)",
+        "minutes": "経過時間（分）",
+        "step": "更新回数（ステップ）",
         "loss": "損失",
-        "loss_axis": "損失(nat/画像)",
+        "loss_axis": "損失（nat/画像）",
         "accuracy": "正解率",
-        "accuracy_axis": "正解した画像の割合(%)",
+        "accuracy_axis": "正解した画像の割合（%）",
         "lr": "学習率",
-        "lr_axis": "学習率(× 10⁻³)",
+        "lr_axis": "学習率（× 10⁻³）",
         "train": "学習",
         "validation": "検証",
         "best": "最高 {:.1f}%",
@@ -97,7 +98,7 @@ class _Track:
 
 
 def _panel_axes(figure: Figure, column: int) -> Axes:
-    return axes_at(figure, column * _PANEL_WIDTH_IN + 0.72, 0.6, _PANEL_WIDTH_IN - 0.92, _PANEL_HEIGHT_IN - 1.25)
+    return axes_at(figure, column * _PANEL_WIDTH_IN + 0.76, 0.6, _PANEL_WIDTH_IN - 0.96, _PANEL_HEIGHT_IN - 1.25)
 
 
 def _draw(axes: Axes, panel: Panel, records: Sequence[dict[str, Any]], x: XAxis, words: dict[str, str]) -> None:
@@ -105,9 +106,8 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[dict[str, Any]], x: XAxis,
     axes.set_title(words[panel], pad=28)
     scale = {"loss": 1.0, "accuracy": 100.0, "lr": 1000.0}[panel]
     train_x, train_y = train.column(panel)
-    validation_x, validation_y = {"loss": validation.column("nll"), "accuracy": validation.column("top1")}.get(
-        panel, (np.empty(0), np.empty(0))
-    )
+    validation_name = {"loss": "nll", "accuracy": "top1", "lr": ""}[panel]
+    validation_x, validation_y = validation.column(validation_name)
     if not len(train_x) and not len(validation_x):
         nothing_to_draw(axes, words["none"])
         return
@@ -138,13 +138,13 @@ def _draw(axes: Axes, panel: Panel, records: Sequence[dict[str, Any]], x: XAxis,
 
 def _limit(axes: Axes, panel: Panel) -> None:
     """Start the axes where reading is honest: time at 0, the learning rate at 0, accuracy never beyond 0-100 %."""
-    axes.set_xlim(left=min(0.0, axes.get_xlim()[0]) if axes.get_xlim()[0] < 0 else 0.0)
+    axes.set_xlim(left=0.0)
     if panel == "accuracy":
         low, high = axes.get_ylim()
+        if high - low < MIN_ACCURACY_SPAN:
+            low, high = low - MIN_ACCURACY_SPAN / 2, high + MIN_ACCURACY_SPAN / 2
         axes.set_ylim(max(low, 0.0), min(high, 101.5))
-    elif panel == "lr":
-        axes.set_ylim(bottom=0.0)
-    elif axes.get_ylim()[0] < 0.25 * axes.get_ylim()[1]:
+    elif panel == "lr" or axes.get_ylim()[0] < 0.25 * axes.get_ylim()[1]:
         axes.set_ylim(bottom=0.0)
 
 

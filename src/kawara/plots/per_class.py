@@ -16,7 +16,7 @@ MAX_BARS = 40
 _ROW_IN, _NAME_IN = 0.26, 1.9
 _WORDS: dict[Language, dict[str, str]] = {
     "en": {"recall": "recall: images of the class named rightly (%), 95 % interval", "none": "no class has images"},
-    "ja": {"recall": "再現率:そのクラスの画像を正しく判定した割合(%)、95%信頼区間", "none": "画像のあるクラスがありません"},
+    "ja": {"recall": "再現率：そのクラスの画像を正しく判定した割合（%）、95%信頼区間", "none": "画像のあるクラスがありません"},
 }
 
 
@@ -45,7 +45,7 @@ def recall_bars(rows: Sequence[Mapping[str, Any]], *, language: Language = "en")
         spread = 100 * np.maximum(np.stack([recall - low, high - recall]), 0)
         axes.errorbar(100 * recall, places, xerr=spread, fmt="o", color=CLAY, markersize=3.5, elinewidth=1.2)
         for place, number in zip(places, count):
-            axes.text(103, place, f"n = {number:,}", va="center", fontsize=8, color=MUTED)
+            axes.text(103, float(place), f"n = {number:,}", va="center", fontsize=8, color=MUTED)
         axes.set_yticks(places, names, fontsize=9, color=INK)
         axes.set_ylim(len(kept) - 0.5, -0.5)
         axes.set_xlim(0, 100)

@@ -37,7 +37,6 @@ FONT_PT = 10.0
 SMALL_PT = 8.5
 POINTS_PER_INCH = 72
 
-_LATIN_FONTS = ("Inter", "Helvetica Neue", "Segoe UI", "Noto Sans", "Liberation Sans", "Arial")
 _JAPANESE_FONTS = ("Hiragino Sans", "Yu Gothic", "Noto Sans CJK JP", "Noto Sans JP", "IPAexGothic", "Meiryo", "MS Gothic")
 _FONTS_OF_THE_READER = (
     "system-ui, -apple-system, 'Segoe UI', Roboto, 'Helvetica Neue', 'Noto Sans', 'Hiragino Sans', 'Noto Sans CJK JP', 'Noto Sans JP', "
@@ -84,13 +83,14 @@ _RC: dict[str, Any] = {
 
 @functools.cache
 def font_families() -> tuple[str, ...]:
-    """Return the fonts to draw with, those that are installed; matplotlib's own DejaVu Sans always is."""
+    """Return the fonts to draw and measure with: DejaVu Sans, which comes with matplotlib, and a Japanese one if there is any.
+
+    DejaVu Sans is wide: where its text fits, that of the reader's own font fits too.
+    """
     from matplotlib.font_manager import fontManager
 
     installed = {font.name for font in fontManager.ttflist}
-    latin = [name for name in _LATIN_FONTS if name in installed][:1]
-    japanese = [name for name in _JAPANESE_FONTS if name in installed][:1]
-    return (*latin, "DejaVu Sans", *japanese)
+    return ("DejaVu Sans", *[name for name in _JAPANESE_FONTS if name in installed][:1])
 
 
 @contextlib.contextmanager
@@ -98,7 +98,8 @@ def house_style() -> Iterator[None]:
     """Draw in the style of the house while the context lasts."""
     logger = logging.getLogger("matplotlib.font_manager")
     level = logger.level
-    with matplotlib.rc_context({**_RC, "font.family": list(font_families())}), warnings.catch_warnings():
+    settings: Any = _RC | {"font.family": list(font_families())}
+    with matplotlib.rc_context(settings), warnings.catch_warnings():
         # A machine without Japanese fonts measures those glyphs wrongly; the SVG still shows them with the reader's fonts.
         warnings.filterwarnings("ignore", message="Glyph .* missing from")
         logger.setLevel(logging.ERROR)
@@ -150,8 +151,8 @@ def to_svg(figure: Figure) -> str:
     with house_style():
         figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :]
-    return re.sub(r"(font-family: |font: [^'\";]*)'[^;\"]*", lambda found: found[1] + _FONTS_OF_THE_READER, svg)
+    svg = svg[svg.index("<svg") :].replace("</style>", f"text{{font-family: {_FONTS_OF_THE_READER} !important}}</style>", 1)
+    return re.sub(r"<[^>]*>", lambda tag: _slimmed(tag[0]), svg)
 
 
 def to_png(figure: Figure, *, dpi: int = 144) -> bytes:
@@ -160,3 +161,8 @@ def to_png(figure: Figure, *, dpi: int = 144) -> bytes:
     with house_style():
         figure.savefig(buffer, format="png", dpi=dpi)
     return buffer.getvalue()
+
+
+def _slimmed(tag: str) -> str:
+    """Return a tag without the names of our fonts, with two decimals: a hundredth of a point is finer than any screen."""
+    return re.sub(r"(\.\d{2})\d+", r"\1", re.sub(r"font-family: '[^;\"]*; ?", "", tag))

@@ -52,9 +52,7 @@ def deit() -> RunConfig:
         data=DataSettings(image_size=224, color="rgb", crop_fraction=0.875),
         sampler=SamplerConfig(repeats=3),
         augment=AugmentConfig(crop="random_resized", flip=0.5, rand_augment="m9-mstd0.5-inc1", erasing=0.25),
-        task=ClassificationConfig(
-            label_smoothing=0.1, mix=MixConfig(mixup=0.8, cutmix=1.0, probability=1.0, switch_probability=0.5)
-        ),
+        task=ClassificationConfig(label_smoothing=0.1, mix=MixConfig(mixup=0.8, cutmix=1.0, probability=1.0, switch_probability=0.5)),
         optimizer=OptimizerConfig(name="adamw", lr=5e-4, lr_batch=512, weight_decay=0.05),
         schedule=ScheduleConfig(kind="cosine", warmup="5 epochs", final=1e-5 / peak, anneal_from_start=True),
         length="300 epochs",

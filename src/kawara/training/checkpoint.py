@@ -46,9 +46,7 @@ def save_checkpoint(
         )
 
 
-def load_checkpoint(
-    path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: WeightAverage | None
-) -> dict[str, Any]:
+def load_checkpoint(path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: WeightAverage | None) -> dict[str, Any]:
     """Restore what `save_checkpoint` wrote and return its `progress`. Raises ModelFileError if the file is damaged."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:

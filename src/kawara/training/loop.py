@@ -121,29 +121,25 @@ class Loop:
         self.progress.training_from = self.clock.start_training(self.progress.training_from if resumed else None)
         forward = self._compiled()
         self.model.train()
-        first_step, trained_for = self.progress.step, 0.0
+        first_step, pauses = self.progress.step, 0.0
         saved_at = started = time.monotonic()
         with _finish_step_on_interrupt(self):
             for micro_batches in self._steps():
+                self._step(forward, micro_batches, self.clock.progress(self.progress.step))
                 share = self.clock.progress(self.progress.step)
-                self._step(forward, micro_batches, share)
-                share = self.clock.progress(self.progress.step)
-                if self._window.age() > JOURNAL_INTERVAL_S or share >= 1 or self._window.has_unread_losses(self.device):
+                over = share >= 1 or self._stop_requested
+                validation_due = share >= 1 or int(share * NUM_VALIDATIONS) > int(self.progress.validated_at * NUM_VALIDATIONS)
+                save_due = over or validation_due or time.monotonic() - saved_at > SAVE_INTERVAL_S
+                if save_due or self._window.age() > JOURNAL_INTERVAL_S or self._window.has_unread_losses(self.device):
                     self._flush(share)
-                if share >= 1 or self._stop_requested or math.floor(share * NUM_VALIDATIONS) > math.floor(
-                    self.progress.validated_at * NUM_VALIDATIONS
-                ):
-                    self._flush(share)
-                    trained_for += time.monotonic() - started
-                    if not self._stop_requested:
-                        self._validate(share)
-                    self._save()
-                    saved_at = started = time.monotonic()
-                elif time.monotonic() - saved_at > SAVE_INTERVAL_S:
-                    self._flush(share)
+                paused = time.monotonic()
+                if validation_due and not self._stop_requested:
+                    self._validate(share)
+                if save_due:
                     self._save()
                     saved_at = time.monotonic()
-                if share >= 1 or self._stop_requested:
+                pauses += time.monotonic() - paused
+                if over:
                     break
         images = (self.progress.step - first_step) * self.config.batch_size * self.config.accumulate
         return FitResult(
@@ -151,7 +147,7 @@ class Loop:
             steps=self.progress.step,
             epochs=self.progress.step / self.steps_per_epoch,
             seconds=self.clock.seconds,
-            images_per_second=images / trained_for if trained_for else 0.0,
+            images_per_second=images / max(time.monotonic() - started - pauses, 1e-9),
             peak_memory_bytes=peak_memory_bytes(self.device),
             interrupted=self._stop_requested and self.clock.progress(self.progress.step) < 1,
         )
@@ -231,7 +227,9 @@ class Loop:
     def _validate(self, share: float) -> None:
         started = time.monotonic()
         scores = self.validate(self._model_to_keep())
-        self.folder.journal.write("validation", self.progress.step, progress=round(share, 5), seconds=round(self.clock.seconds, 2), **scores)
+        self.folder.journal.write(
+            "validation", self.progress.step, progress=round(share, 5), seconds=round(self.clock.seconds, 2), **scores
+        )
         self.progress.validated_at = share
         if scores["top1"] >= self.progress.best_score:  # of equals the later, annealed further
             self.progress.best_score, self.progress.best_step = scores["top1"], self.progress.step
@@ -315,7 +313,7 @@ class _Window:
                 raise DivergedError(
                     f"The loss is {loss.item()} at step {step}: training has diverged.",
                     got=f"batch of {shown}",
-                    remedy="a lower learning rate (--set optimizer.lr=…, optimizer.muon_lr=…), a longer warm-up, or --set optimizer.clip_norm=1",
+                    remedy="a lower optimizer.lr and optimizer.muon_lr, a longer schedule.warmup, or --set optimizer.clip_norm=1",
                 )
 
     def summary(self) -> dict[str, float]:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from ..data.augment import AugmentConfig
 from ..data.sampling import SamplerConfig
+from ..errors import ConfigError
 from ..runtime import Precision
 from ..tasks.classification import ClassificationConfig
 from .optimizer import OptimizerConfig
@@ -31,14 +32,14 @@ class ModelSettings:
 class DataSettings:
     """How images are read and split.
 
-    `image_size` 0 lets kawara choose; `color` "auto" keeps grey data sets grey; `val_fraction` is the share held out
-    of the training images where the data set has no validation part.
+    0 and "auto" let kawara choose. `color` "auto" keeps grey data sets grey; `val_fraction` is the share of the images that
+    is held out for validation where the data set has no such part, and once more for a test part where there are no parts.
     """
 
     image_size: int = 0
     color: Literal["auto", "rgb", "grey"] = "auto"
     crop_fraction: float = 0.0
-    val_fraction: float = 0.1
+    val_fraction: float = 0.0
     split_seed: int = 0
 
 
@@ -63,6 +64,20 @@ class RunConfig:
     threads: int = 0
     workers: int = 0
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.parsed_length.unit == "%" or self.parsed_length.amount <= 0:
+            raise ConfigError("The length of training is a positive number of steps, epochs or minutes.", got=self.length)
+        for name in ("batch_size", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1.", got=getattr(self, name))
+        for name in ("workers", "threads", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} cannot be negative.", got=getattr(self, name))
+        if not 0 <= self.average_decay < 1:
+            raise ConfigError(
+                "average_decay is the share of the old average that stays.", got=self.average_decay, allowed="0 (off) to below 1"
+            )
 
     @property
     def parsed_length(self) -> Duration:

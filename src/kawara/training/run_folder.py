@@ -1,14 +1,14 @@
 """The folder of one run and what lies in it.
 
-    runs/<name>/
-      config.yaml        the resolved configuration
-      environment.json   versions, machine, threads
-      journal.jsonl      what happened, one record a line
-      checkpoints/       last.safetensors (to resume), best.safetensors (weights that did best on validation)
-      curves.png         loss, accuracy and learning rate over the run
-      model.safetensors  the result, usable without anything else
-      metrics.json       what it is worth
-      report.html        a page to look at
+runs/<name>/
+  config.yaml        the resolved configuration
+  environment.json   versions, machine, threads
+  journal.jsonl      what happened, one record a line
+  checkpoints/       last.safetensors (to resume), best.safetensors (weights that did best on validation)
+  curves.png         loss, accuracy and learning rate over the run
+  model.safetensors  the result, usable without anything else
+  metrics.json       what it is worth
+  report.html        a page to look at
 """
 
 from __future__ import annotations
@@ -37,19 +37,22 @@ class RunFolder:
         self.report = self.path / "report.html"
 
     @classmethod
-    def create(cls, path: str | Path) -> RunFolder:
-        """Make a new run folder. Raises RunFolderError if it has content or cannot be made."""
+    def unused(cls, path: str | Path) -> RunFolder:
+        """Return the paths of a new run, nothing made yet. Raises RunFolderError if the folder has content."""
         folder = cls(path)
         if folder.path.is_file() or (folder.path.is_dir() and any(folder.path.iterdir())):
             remedy = f"--out {next_free(folder.path)}"
             if folder.last.exists():
                 remedy += ", or --resume to go on with this run"
             raise RunFolderError(f"{folder.path} exists already.", remedy=remedy)
-        try:
-            folder.last.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise cannot_write(folder.path, error) from None
         return folder
+
+    def make(self) -> None:
+        """Make the folder. Raises RunFolderError if it cannot be made."""
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
     @classmethod
     def reopen(cls, path: str | Path) -> RunFolder:
@@ -71,5 +74,7 @@ def next_free(path: Path) -> Path:
 
 def latest_run(parent: Path, stem: str) -> Path | None:
     """Return the run folder `parent/stem-N` with the largest N, None if there is none."""
-    numbered = [(int(match[1]), path) for path in parent.glob(f"{stem}-*") if (match := re.fullmatch(re.escape(stem) + r"-(\d+)", path.name))]
+    numbered = [
+        (int(match[1]), path) for path in parent.glob(f"{stem}-*") if (match := re.fullmatch(re.escape(stem) + r"-(\d+)", path.name))
+    ]
     return max(numbered)[1] if numbered else None

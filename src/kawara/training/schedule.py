@@ -74,8 +74,6 @@ class Clock:
     """
 
     def __init__(self, length: Duration, steps_per_epoch: int, *, started_at: float | None = None, seconds_before: float = 0.0):
-        if length.unit == "%" or length.amount <= 0:
-            raise ConfigError("The length of training must be positive steps, epochs or minutes.", got=str(length))
         self.length, self.steps_per_epoch = length, steps_per_epoch
         self.total_steps = length.steps(steps_per_epoch)
         self.reserve = 0.0

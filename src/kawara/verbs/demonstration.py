@@ -35,7 +35,9 @@ def demo(out: str | Path, reporter: Reporter, *, started_at: float | None = None
     training = run_training(TrainRequest(data="digits", out=str(out), replace=True), reporter, started_at=started_at)
     predictor = load(training.model_path)
     listing = open_data("digits")
-    test = load_data(listing, predictor.card.preprocessing, seed=0, val_fraction=predictor.card.recipe["data"]["val_fraction"]).splits["test"]
+    test = load_data(listing, predictor.card.preprocessing, seed=0, val_fraction=predictor.card.recipe["data"]["val_fraction"]).splits[
+        "test"
+    ]
     folder = training.folder / "images"
     folder.mkdir(exist_ok=True)
     files, truths = [], []

@@ -114,7 +114,9 @@ def evaluate(
         if split not in images.splits:
             raise DataError(f"{data} has no part called {split!r}.", allowed=", ".join([*images.splits, "all"]))
     chosen = images.splits.values() if split == "all" else [images.splits[split]]
-    parts = [measure(predictor.model, part, card, device=predictor.device, skipped=images.skipped, batch_size=batch_size) for part in chosen]
+    parts = [
+        measure(predictor.model, part, card, device=predictor.device, skipped=images.skipped, batch_size=batch_size) for part in chosen
+    ]
     return parts[0] if len(parts) == 1 else _joined(parts, card)
 
 
@@ -124,7 +126,7 @@ def _load(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bo
         listing,
         card.preprocessing,
         seed=settings.get("split_seed", 0),
-        val_fraction=settings.get("val_fraction", 0.1),
+        val_fraction=settings.get("val_fraction") or 0.1,
         progress=reporter.progress_of("reading images"),
         class_names=card.class_names,
         hold_out=hold_out,

@@ -184,13 +184,14 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     """Do everything that `kawara train` does."""
     started_at = time.monotonic() if started_at is None else started_at
     keep_large_buffers()
-    folder = _reopened_folder(request) if request.resume else None
-    plan = _plan(request, reporter, folder)
+    folder = _reopened_folder(request) if request.resume else _new_folder(request)
+    plan = _plan(request, reporter, folder if request.resume else None)
     seed_everything(plan.config.seed)
-    run = _prepare(plan, folder or _new_folder(request), reporter)
-    if folder is None:
-        write_text(run.folder.config, to_yaml(plan.config))
-        write_json(run.folder.environment, environment() | {"device": str(plan.device)})
+    run = _prepare(plan, folder, reporter)
+    if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
+        folder.make()
+        write_text(folder.config, to_yaml(plan.config))
+        write_json(folder.environment, environment() | {"device": str(plan.device)})
     with threads(plan.config.threads):
         _announce(run)
         loop = _loop(run, started_at)
@@ -200,7 +201,7 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
         fitted = loop.fit(reserve_seconds=_reserve(run))
         if fitted.interrupted:
             reporter.say(
-                f"Stopped at step {fitted.steps}; nothing is lost. Go on with:  kawara train {request.data} --out {run.folder.path} --resume"
+                f"Stopped at step {fitted.steps}; nothing is lost. To go on:  kawara train {request.data} --out {run.folder.path} --resume"
             )
             return _result(run, fitted, None)
         return _finish(run, loop, fitted)
@@ -226,6 +227,8 @@ def _plan(request: TrainRequest, reporter: Reporter, folder: RunFolder | None = 
     wanted: dict[str, Any] = dict(from_file)
     if request.length:
         wanted["length"] = request.length
+    elif request.recipe is None and not length:
+        wanted["length"] = choice.length
     if request.seed is not None:
         wanted["seed"] = request.seed
     if model_name is None and request.recipe is None:
@@ -237,6 +240,8 @@ def _plan(request: TrainRequest, reporter: Reporter, folder: RunFolder | None = 
         config = override(config, {"data.image_size": request.image_size})
     elif not config.data.image_size:
         config = override(config, {"data.image_size": choice.image_size})
+    if not config.data.val_fraction:
+        config = override(config, {"data.val_fraction": choice.val_fraction})
     if config.data.color == "auto":
         config = override(config, {"data.color": "grey" if found.is_grey else "rgb"})
     if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual
@@ -246,6 +251,7 @@ def _plan(request: TrainRequest, reporter: Reporter, folder: RunFolder | None = 
     chosen = request.model is None and request.recipe is None
     if chosen:
         reporter.say(f"{config.model.name} with recipe {config.recipe}: {choice.reason}.")
+    _model_config(config, len(listing.class_names))  # a size that does not fit is said before images are read
     return _Plan(config, listing, device, choice.reason if chosen else "as asked for")
 
 
@@ -276,16 +282,9 @@ def _prepare(plan: _Plan, folder: RunFolder, reporter: Reporter) -> _Run:
     train = images.splits["train"]
     mean, std = _color_statistics(train, preprocessing.channels)
     preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    settings = plan.config.model
-    model = models.create_model(
-        settings.name,
-        num_classes=len(images.class_names),
-        image_size=preprocessing.image_size,
-        channels=preprocessing.channels,
-        **({"stochastic_depth": settings.stochastic_depth, "dropout": settings.dropout} | settings.options),  # type: ignore[arg-type]
-    ).to(plan.device)
+    model = models.build(_model_config(plan.config, len(images.class_names))).to(plan.device)
     card = ModelCard(
-        name=settings.name,
+        name=plan.config.model.name,
         config=model.config,
         class_names=images.class_names,
         preprocessing=preprocessing,
@@ -300,6 +299,13 @@ def _prepare(plan: _Plan, folder: RunFolder, reporter: Reporter) -> _Run:
         environment=environment(),
     )
     return _Run(plan, folder, images, model, card, reporter)
+
+
+def _model_config(config: RunConfig, num_classes: int) -> Any:
+    settings, side = config.model, config.data.image_size
+    options = {"stochastic_depth": settings.stochastic_depth, "dropout": settings.dropout} | settings.options
+    channels = 1 if config.data.color == "grey" else 3
+    return models.model_config(settings.name, num_classes=num_classes, image_size=(side, side), channels=channels, **options)
 
 
 def _announce(run: _Run) -> None:
@@ -325,20 +331,24 @@ def _color_statistics(split: ImageSplit, channels: int) -> tuple[tuple[float, ..
 
 def _new_folder(request: TrainRequest) -> RunFolder:
     if request.out is None:
-        return RunFolder.create(next_free(Path("runs") / f"{_stem(request.data)}-0"))
+        return RunFolder(next_free(Path("runs") / f"{_stem(request.data)}-0"))
     path = Path(request.out)
     if request.replace and (path / "config.yaml").exists():
         shutil.rmtree(path)
-    return RunFolder.create(path)
+    return RunFolder.unused(path)
 
 
 def _reopened_folder(request: TrainRequest) -> RunFolder:
     path = Path(request.out) if request.out else latest_run(Path("runs"), _stem(request.data))
     if path is None:
-        raise RunFolderError(f"There is no run of {request.data} to resume in runs/.", remedy="--out DIR, or the same command without --resume")
+        raise RunFolderError(
+            f"There is no run of {request.data} to resume in runs/.", remedy="--out DIR, or the same command without --resume"
+        )
     folder = RunFolder.reopen(path)
     if folder.metrics.exists():
-        raise RunFolderError(f"The run in {path} is finished.", remedy=f"kawara predict {folder.model} IMAGES, or train anew without --resume")
+        raise RunFolderError(
+            f"The run in {path} is finished.", remedy=f"kawara predict {folder.model} IMAGES, or train anew without --resume"
+        )
     return folder
 
 
@@ -384,9 +394,7 @@ def _finish(run: _Run, loop: Loop, fitted: FitResult) -> TrainResult:
     """Measure the trained model on the reported part and write model file, metrics and report."""
     has_test = run.reported is not run.validation
     run.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
-    evaluation = measure(
-        run.model, run.reported, run.card, device=run.device, skipped=run.images.skipped, workers=run.config.workers
-    )
+    evaluation = measure(run.model, run.reported, run.card, device=run.device, skipped=run.images.skipped, workers=run.config.workers)
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
     save_model(run.folder.model, run.model.state_dict(), card)
     result = _result(run, fitted, evaluation)

@@ -61,11 +61,15 @@ def read_card(path: str | Path) -> ModelCard:
         with safetensors.safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
     except FileNotFoundError:
-        raise ModelFileError(f"There is no model file at {path}.", remedy="the path of a model.safetensors that `kawara train` wrote") from None
+        raise ModelFileError(
+            f"There is no model file at {path}.", remedy="the path of a model.safetensors that `kawara train` wrote"
+        ) from None
     except (OSError, safetensors.SafetensorError) as error:
         raise _unreadable(path, error) from None
     if "kawara" not in metadata:
-        raise ModelFileError(f"{path} is a safetensors file but not a kawara model.", remedy="a model.safetensors that `kawara train` wrote")
+        raise ModelFileError(
+            f"{path} is a safetensors file but not a kawara model.", remedy="a model.safetensors that `kawara train` wrote"
+        )
     try:
         header = json.loads(metadata["kawara"])
         version = header["format_version"]

@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kawara.data.randomness import normal, permutation, philox, uniform, uniform_block
+from kawara.data.randomness import normal, permutation, philox, uniform, uniform_block, uniforms
 
 
 @pytest.mark.parametrize(
@@ -19,8 +19,8 @@ from kawara.data.randomness import normal, permutation, philox, uniform, uniform
     ],
 )
 def test_known_answers_of_random123(counter: tuple[int, ...], key: tuple[int, int], expected: tuple[int, ...]) -> None:
-    words = philox(np.array(counter, dtype=np.uint64)[:, None], key)
-    assert tuple(int(word) for word in words[:, 0]) == expected
+    words = philox(np.array(counter, dtype=np.uint64)[:, None], (np.uint64(key[0]), np.uint64(key[1])))
+    assert tuple(int(word) for word in words[0]) == expected
 
 
 def test_a_row_depends_on_its_index_alone() -> None:
@@ -37,6 +37,13 @@ def test_a_block_is_a_piece_of_the_row() -> None:
         row = uniform(11, 5, np.array([index]), "crop", 12)[0]
         for block in range(3):
             assert uniform_block(11, 5, index, "crop", block) == tuple(row[4 * block : 4 * block + 4])
+
+
+def test_streams_drawn_together_are_those_drawn_alone() -> None:
+    indices = np.array([3, 1, 4])
+    together = uniforms(1, 2, indices, {"flip": 1, "crop": 9, "erasing": 4})
+    assert all(np.array_equal(numbers, uniform(1, 2, indices, stream, numbers.shape[1])) for stream, numbers in together.items())
+    assert together["crop"].shape == (3, 9)
 
 
 def test_every_part_of_the_address_matters() -> None:

@@ -93,11 +93,12 @@ def test_the_journal_forgets_what_came_after_the_checkpoint(tmp_path):
 
 
 def test_a_run_folder_with_content_is_not_touched(tmp_path):
-    RunFolder.create(tmp_path / "new")
+    RunFolder.unused(tmp_path / "new").make()
+    assert (tmp_path / "new" / "checkpoints").is_dir()
     (tmp_path / "photos-1").mkdir()
     (tmp_path / "photos-1" / "precious.txt").write_text("x")
     with pytest.raises(RunFolderError, match=r"photos-2"):
-        RunFolder.create(tmp_path / "photos-1")
+        RunFolder.unused(tmp_path / "photos-1")
     with pytest.raises(RunFolderError, match="no run to resume"):
         RunFolder.reopen(tmp_path / "photos-1")
 
