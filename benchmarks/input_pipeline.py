@@ -6,8 +6,9 @@
     cached  the same from kawara's cache (uint8, shorter side 256, memory-mapped); timm has no cache and starts from the JPEG
     small   32×32 images in memory → pad 4 and crop, flip, the same RandAugment, normalise, erasing (as DeiT does for small images)
 
-Each side runs in a process of its own. The parent lets them work in turn, A B A B …, and reports the ratio of each pair. Mixing is
-left out on both sides. timm runs with its prefetching loader or without, whichever is faster here.
+Each side runs in a process of its own. The parent lets them work in turn, A B A B …, and reports the ratio of each pair. Times are
+processor times of the one thread, so that other work on the machine counts little. Mixing is left out on both sides. timm runs with
+its prefetching loader or without, whichever is faster here.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def kawara_pass(name: str, case: dict[str, int]) -> Pass:
     """Return kawara's pass: what its training loader does in one worker."""
     import torch
 
-    from kawara.data.augment import AugmentConfig, Augmentation
+    from kawara.data.augment import Augmentation, AugmentConfig
     from kawara.data.decode import decode
     from kawara.data.preprocessing import Preprocessing
     from kawara.runtime import keep_large_buffers
@@ -122,7 +123,9 @@ def kawara_pass(name: str, case: dict[str, int]) -> Pass:
 
 def timm_pass(name: str, case: dict[str, int], prefetch: bool) -> Pass:
     """Return timm's pass: its transform and loader without workers, as DeiT configures them."""
-    import peer_environment  # noqa: F401  makes timm importable beside a CPU build of torch
+    import peer_environment  # noqa: F401  makes timm importable beside a CPU build of torch: must come first
+
+    # isort: split
     import torch
     from PIL import Image
     from timm.data import create_loader
@@ -151,7 +154,7 @@ def timm_pass(name: str, case: dict[str, int], prefetch: bool) -> Pass:
 
 
 def work(side: str, name: str) -> None:
-    """Serve the parent: for each line read, one pass; answer with images per second, at the end with the peak memory."""
+    """Serve the parent: for each line read, one pass; answer with images per processor second, at the end with the peak memory."""
     import torch
 
     torch.set_num_threads(1)
@@ -167,18 +170,18 @@ def work(side: str, name: str) -> None:
     serve(0)
     print("ready", flush=True)
     for number, _ in enumerate(sys.stdin, start=1):
-        started = time.perf_counter()
+        started = time.process_time()
         count = serve(number)
-        print(count / (time.perf_counter() - started), flush=True)
+        print(count / (time.process_time() - started), flush=True)
     peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
     print(int(peak.split()[1]) * 1024, flush=True)
 
 
 def timed(serve: Pass, number: int) -> float:
-    """Return the seconds of one pass."""
-    started = time.perf_counter()
+    """Return the processor seconds of one pass."""
+    started = time.process_time()
     serve(number)
-    return time.perf_counter() - started
+    return time.process_time() - started
 
 
 def measure(name: str, rounds: int) -> dict[str, Any]:

@@ -168,9 +168,8 @@ class Augmentation:
         color = self._mean_color if config.border == "mean" else torch.zeros_like(self._mean_color)
         color = color.to(images.device, non_blocking=True)
 
-        def operation(pieces: Tensor, amount: Tensor) -> Tensor:
-            degrees, x, y = amount.unbind(1)
-            return rotate_and_shift(pieces, degrees, x, y, color, self.preprocessing.interpolation, config.border)
+        def operation(pieces: Tensor, amount: Floats) -> Tensor:
+            return rotate_and_shift(pieces, amount[:, 0], amount[:, 1:], color, self.preprocessing.interpolation, config.border)
 
         apply_to(images, np.arange(len(images)), operation, amounts)
 
@@ -193,7 +192,7 @@ def _streams(config: AugmentConfig, rand_augment_config: RandAugmentConfig | Non
 def _three_augment(images: Tensor, numbers: Floats) -> None:
     choice = (numbers[:, 0] * 3).astype(np.int64)
     sigmas = 0.1 + 1.9 * numbers[:, 1]
-    operations = (color_ops.grey, lambda x, y: point_ops.solarize(x, torch.full_like(y, 128)), color_ops.gaussian_blur)
+    operations = (color_ops.grey, lambda x, y: point_ops.solarize(x, np.full_like(y, 128)), color_ops.gaussian_blur)
     for number, operation in enumerate(operations):
         drawn = np.flatnonzero(choice == number)
         apply_to(images, drawn, operation, sigmas[drawn])

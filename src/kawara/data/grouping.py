@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from kawara.data.randomness import Floats, Indices
 
-Operation = Callable[[Tensor, Tensor], Tensor]
-"""Images (n, C, h, w) and arguments (n, …) to images."""
+Operation = Callable[[Tensor, Floats], Tensor]
+"""Images (n, C, h, w) and arguments (n, k) to images. Arguments stay in numpy until their last form: small arrays are cheap there."""
 
 _LARGE_IMAGE_BYTES = 1 << 15
 
@@ -19,24 +20,29 @@ _LARGE_IMAGE_BYTES = 1 << 15
 def apply_in_groups(images: Tensor, members: Indices, operations: Sequence[tuple[slice, Operation]], arguments: Floats) -> None:
     """Replace images[members[span]] by operation(images[members[span]], arguments[span]) for each (span, operation).
 
-    The spans are disjoint. Members and arguments travel to the images' device once.
+    The spans are disjoint and together cover `members`.
     """
     if images.device.type == "cpu" and images[0].numel() >= _LARGE_IMAGE_BYTES:
-        values = torch.from_numpy(arguments)
         for span, operation in operations:
             for row, place in zip(range(span.start, span.stop), members[span].tolist()):
-                images[place] = operation(images[place : place + 1], values[row : row + 1])[0]
+                image = images[place : place + 1]
+                image.copy_(operation(image, arguments[row : row + 1]))
         return
     places = torch.from_numpy(members).to(images.device, non_blocking=True)
-    values = torch.from_numpy(arguments).to(images.device, non_blocking=True)
     gathered = images.index_select(0, places)
     for span, operation in operations:
         piece = gathered[span]
-        piece.copy_(operation(piece, values[span]))
+        piece.copy_(operation(piece, arguments[span]))
     images.index_copy_(0, places, gathered)
 
 
 def apply_to(images: Tensor, members: Indices, operation: Operation, arguments: Floats) -> None:
     """Replace images[members] by operation(images[members], arguments)."""
     if len(members):
-        apply_in_groups(images, np.asarray(members), [(slice(0, len(members)), operation)], arguments)
+        apply_in_groups(images, members, [(slice(0, len(members)), operation)], arguments)
+
+
+def column(values: npt.NDArray[np.generic], images: Tensor, dtype: type[np.generic]) -> Tensor:
+    """Return `values` (n,) as a tensor that broadcasts with `images` (n, C, h, w), on their device."""
+    shape = () if len(values) == 1 else (len(values), 1, 1, 1)  # torch is quickest with scalars
+    return torch.from_numpy(values.astype(dtype).reshape(shape)).to(images.device, non_blocking=True)

@@ -1,6 +1,6 @@
 """Operations that change each value by itself, equal to Pillow's ImageOps and ImageEnhance bit for bit.
 
-Each takes uint8 images (n, C, h, w) and one argument for each image (n,) float64, and returns new images. Those that a few byte-wide
+Each takes uint8 images (n, C, h, w) and one argument for each image (n,), and returns new images. Those that a few byte-wide
 vector instructions can say are arithmetic; the others build a table of 256 entries for each channel and look it up. Nothing here waits
 for a GPU.
 
@@ -13,11 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from kawara.data.grouping import column
+from kawara.data.randomness import Floats
+
 _LARGE_PLANE = 4096
 """Pixels in a plane from which one call a plane beats one batched call on a CPU: 0.6 ns a byte for `bytes.translate`, 1 ns for a gather."""
 
 
-def auto_contrast(images: Tensor, _: Tensor | None = None) -> Tensor:
+def auto_contrast(images: Tensor, _: Floats | None = None) -> Tensor:
     """Stretch each channel to the full range."""
     low, high = (extreme.double()[..., None] for extreme in (images.amin((2, 3)), images.amax((2, 3))))
     ramp = _ramp(images)
@@ -26,7 +29,7 @@ def auto_contrast(images: Tensor, _: Tensor | None = None) -> Tensor:
     return look_up(images, torch.where(high > low, tables, ramp))
 
 
-def equalize(images: Tensor, _: Tensor | None = None) -> Tensor:
+def equalize(images: Tensor, _: Floats | None = None) -> Tensor:
     """Flatten each channel's histogram."""
     histogram = _histogram(images)
     before = histogram.cumsum(-1) - histogram
@@ -36,38 +39,37 @@ def equalize(images: Tensor, _: Tensor | None = None) -> Tensor:
     return look_up(images, torch.where(step > 0, tables, _ramp(images)))
 
 
-def invert(images: Tensor, _: Tensor | None = None) -> Tensor:
+def invert(images: Tensor, _: Floats | None = None) -> Tensor:
     """Turn x into 255 − x."""
     return images.bitwise_not()
 
 
-def posterize(images: Tensor, num_bits: Tensor) -> Tensor:
+def posterize(images: Tensor, num_bits: Floats) -> Tensor:
     """Keep the highest bits of each value; with 0 bits the image is black."""
-    return images & (256 - 2 ** (8 - num_bits)).to(torch.uint8).view(-1, 1, 1, 1)
+    return images & column(256 - 2 ** (8 - num_bits), images, np.uint8)
 
 
-def solarize(images: Tensor, thresholds: Tensor) -> Tensor:
+def solarize(images: Tensor, thresholds: Floats) -> Tensor:
     """Invert the values from the threshold upwards; a threshold of 256 changes nothing."""
-    reachable = (256 - thresholds).clamp(0, 1) * 255  # 255 is −1: the mask of a value that is inverted
-    mask = images.clone().ge_(_as_bytes(thresholds.clamp(max=255))).mul_(_as_bytes(reachable))
-    return mask.bitwise_xor_(images)
+    flipped = column(np.where(thresholds < 256, 255, 0), images, np.uint8)
+    return images.clone().ge_(column(np.minimum(thresholds, 255), images, np.uint8)).mul_(flipped).bitwise_xor_(images)
 
 
-def solarize_add(images: Tensor, amounts: Tensor) -> Tensor:
+def solarize_add(images: Tensor, amounts: Floats) -> Tensor:
     """Add up to 128 to the values below 128."""
-    return images.clone().lt_(128).mul_(_as_bytes(amounts)).add_(images)
+    return images.clone().lt_(128).mul_(column(amounts, images, np.uint8)).add_(images)
 
 
-def brightness(images: Tensor, factors: Tensor) -> Tensor:
+def brightness(images: Tensor, factors: Floats) -> Tensor:
     """Multiply by the factor."""
-    return to_uint8(images.float().mul_(factors.float().view(-1, 1, 1, 1)).clamp_(0, 255))
+    return to_uint8(images.float().mul_(column(factors, images, np.float32)).clamp_(0, 255))
 
 
-def contrast(images: Tensor, factors: Tensor) -> Tensor:
+def contrast(images: Tensor, factors: Floats) -> Tensor:
     """Move away from (or towards) the image's mean grey."""
     mean = luminance(images).sum((1, 2, 3), dtype=torch.float64) / (images.shape[2] * images.shape[3])
     mean = (mean + 0.5).floor().float().view(-1, 1, 1, 1)
-    return to_uint8(images.float().sub_(mean).mul_(factors.float().view(-1, 1, 1, 1)).add_(mean).clamp_(0, 255))
+    return to_uint8(images.float().sub_(mean).mul_(column(factors, images, np.float32)).add_(mean).clamp_(0, 255))
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -101,10 +103,6 @@ def to_uint8(values: Tensor) -> Tensor:
     if values.device.type == "cpu":
         return torch.from_numpy(values.numpy().astype(np.uint8))
     return values.to(torch.uint8)
-
-
-def _as_bytes(arguments: Tensor) -> Tensor:
-    return arguments.to(torch.uint8).view(-1, 1, 1, 1)
 
 
 def _ramp(images: Tensor) -> Tensor:

@@ -4,10 +4,10 @@ Each distinct image gets a number u in [0, 1) from its content and the seed alon
 u < f goes to test, f ≤ u < 2f to val, the rest to train (without a test part: u < f to val). Names, order and the other images play no
 role; identical images land on the same side.
 
-Only where a class would be left without an image in one of the parts is this corrected: test takes the training image with the lowest
-u, val the one with the highest. Such a class has about 1/f images or fewer. In classes of three images and more, adding images can
-only undo a correction: no image that was trained on becomes a held-out one because others were added or renamed. (The exception is a
-class all of whose images stand below 2f: it lends one to train until it has others.)
+Only where a class would be left without an image in one of the parts is this corrected: of the other held-out part if it has several,
+else of train, test takes the image with the lowest u and val the one with the highest. Such a class has about 1/f images or fewer. In
+classes of three images and more, adding images can only undo a correction: no image that was trained on becomes a held-out one because
+others were added or renamed. (The exception is a class all of whose images stand below 2f: it lends one to train until it has others.)
 
 Classes of two images give one to train and one to val, classes of one keep it in train. In a data set of fewer than 30 images test is
 part of val, and val is reported.
@@ -68,9 +68,10 @@ def _fill_gaps(members: list[bytes], side: dict[bytes, str], *, with_test: bool)
         return
     if not those("train"):
         side[members[-1]] = "train"
+    # The other held-out part lends first: were it train, an added image could turn the choice to one that was trained on.
     if with_test and len(members) >= 3 and not those("test"):
-        donor = those("train") if len(those("train")) > 1 else those("val")
-        side[donor[0]] = "test"
+        lender = "val" if len(those("val")) > 1 else "train"
+        side[those(lender)[0]] = "test"
     if not those("val"):
-        donor = those("train") if len(those("train")) > 1 else those("test")
-        side[donor[-1]] = "val"
+        lender = "test" if len(those("test")) > 1 or len(those("train")) == 1 else "train"
+        side[those(lender)[-1]] = "val"

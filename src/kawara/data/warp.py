@@ -20,41 +20,41 @@ from torch import Tensor
 from kawara.data.crops import Border
 from kawara.data.point_ops import to_uint8
 from kawara.data.preprocessing import Interpolation
+from kawara.data.randomness import Floats, Indices
 
 _A = -0.75
-_CUBIC_COEFFICIENTS = (  # of 1, f, f², f³, for each tap
-    (0.0, _A, -2 * _A, _A),
-    (1.0, 0.0, -(_A + 3), _A + 2),
-    (0.0, -_A, 2 * _A + 3, -(_A + 2)),
-    (0.0, 0.0, _A, -_A),
+_CUBIC_COEFFICIENTS = np.array(  # of 1, f, f², f³, for each tap
+    [
+        [0, _A, -2 * _A, _A],
+        [1, 0, -(_A + 3), _A + 2],
+        [0, -_A, 2 * _A + 3, -(_A + 2)],
+        [0, 0, _A, -_A],
+    ]
 )
 
 
-def rotate(images: Tensor, degrees: Tensor, fill: Tensor, interpolation: Interpolation) -> Tensor:
+def rotate(images: Tensor, degrees: Floats, fill: Tensor, interpolation: Interpolation) -> Tensor:
     """Turn uint8 (n, C, h, w) counter-clockwise by `degrees` (n,) about the centre; `fill` is uint8 (C,)."""
-    return rotate_and_shift(images, degrees, torch.zeros_like(degrees), torch.zeros_like(degrees), fill, interpolation)
+    return rotate_and_shift(images, degrees, np.zeros((len(degrees), 2)), fill, interpolation)
 
 
 def rotate_and_shift(
-    images: Tensor,
-    degrees: Tensor,
-    shifts_x: Tensor,
-    shifts_y: Tensor,
-    fill: Tensor,
-    interpolation: Interpolation,
-    border: Border = "mean",
+    images: Tensor, degrees: Floats, shifts: Floats, fill: Tensor, interpolation: Interpolation, border: Border = "mean"
 ) -> Tensor:
-    """Rotate about the centre, looking up `shifts` pixels further; outside is `fill`, or the mirrored image for the border "reflect"."""
+    """Rotate about the centre, looking up `shifts` (n, 2) pixels further in x and y.
+
+    Outside is `fill`, or the mirrored image for the border "reflect".
+    """
     height, width = images.shape[-2:]
-    angle = -torch.deg2rad(degrees)
-    cosine, sine = (part.float()[:, None, None] for part in (angle.cos(), angle.sin()))
-    across = torch.arange(width, device=images.device, dtype=torch.float32) + (0.5 - width / 2)
-    down = (torch.arange(height, device=images.device, dtype=torch.float32) + (0.5 - height / 2))[:, None]
-    # grid_sample wants the source position with −1 and 1 at the outer edges
-    grid = torch.empty((len(images), height, width, 2), device=images.device)
-    torch.add(cosine * (2 / width) * across, (sine * down + shifts_x.float()[:, None, None]) * (2 / width), out=grid[..., 0])
-    torch.add(-sine * (2 / height) * across, (cosine * down + shifts_y.float()[:, None, None]) * (2 / height), out=grid[..., 1])
-    values, background = images.float(), fill.float()[:, None, None]
+    angle = -np.deg2rad(degrees)[:, None]
+    across, down = (np.arange(width) + 0.5 - width / 2) * (2 / width), (np.arange(height) + 0.5 - height / 2) * (2 / height)
+    # grid_sample wants the source position with −1 and 1 at the outer edges: a sum of what depends on x and what depends on y
+    by_column = np.stack((np.cos(angle) * across, -np.sin(angle) * across * (width / height)), axis=1)
+    by_row = (
+        np.stack((np.sin(angle) * down * (height / width), np.cos(angle) * down), axis=1) + (shifts * (2 / width, 2 / height))[..., None]
+    )
+    grid = _to_device(by_column, images)[:, :, None, :] + _to_device(by_row, images)[:, :, :, None]
+    grid, values, background = grid.permute(0, 2, 3, 1), images.float(), fill.float()[:, None, None]
     if border == "reflect":
         values = torch.nn.functional.grid_sample(values, grid, interpolation, "reflection", align_corners=False).add_(0.5)
     else:
@@ -63,46 +63,48 @@ def rotate_and_shift(
     return to_uint8(values.clamp_(0, 255))
 
 
-def shift_x(images: Tensor, slopes: Tensor, offsets: Tensor, fill: Tensor, interpolation: Interpolation) -> Tensor:
+def shift_x(images: Tensor, slopes: Floats, offsets: Floats, fill: Tensor, interpolation: Interpolation) -> Tensor:
     """Look up row y at x + slope · y + offset: a shear by `slopes` (n,) and a translation by `offsets` (n,) pixels."""
-    width = images.shape[3]
-    rows = torch.arange(images.shape[2], device=images.device) + 0.5
-    shifts = slopes[:, None] * rows + offsets[:, None]
-    whole = shifts.floor()
-    taps = _tap_weights((shifts - whole).float()[:, None, :, None], interpolation)
+    height, width = images.shape[-2:]
+    shifts = slopes[:, None] * (np.arange(height) + 0.5) + offsets[:, None]
+    whole = np.floor(shifts)
+    taps = _to_device(_tap_weights(shifts - whole, interpolation), images)[:, :, None, :, None]
     length = width + len(taps) - 1
-    starts = whole.long() - (len(taps) // 2 - 1)
-    windows = _row_windows(images, starts.clamp(-length, width), length, fill).float()
+    starts = whole.astype(np.int64) - (len(taps) // 2 - 1)
+    windows = _row_windows(images, starts.clip(-length, width), length, fill).float()
     values = windows[..., :width] * taps[0]
-    for position, weight in enumerate(taps[1:], start=1):
-        values.addcmul_(windows[..., position : position + width], weight)
+    for position in range(1, len(taps)):
+        values.addcmul_(windows[..., position : position + width], taps[position])
     return to_uint8(values.add_(0.5).clamp_(0, 255))
 
 
-def shift_y(images: Tensor, slopes: Tensor, offsets: Tensor, fill: Tensor, interpolation: Interpolation) -> Tensor:
+def shift_y(images: Tensor, slopes: Floats, offsets: Floats, fill: Tensor, interpolation: Interpolation) -> Tensor:
     """Look up column x at y + slope · x + offset."""
     return shift_x(images.transpose(2, 3).contiguous(), slopes, offsets, fill, interpolation).transpose(2, 3)
 
 
-def _tap_weights(fraction: Tensor, interpolation: Interpolation) -> tuple[Tensor, ...]:
-    """Weights of the neighbours at −1, 0, 1, 2 (cubic convolution, Keys 1981) or 0, 1, each shaped like `fraction`."""
+def _tap_weights(fraction: Floats, interpolation: Interpolation) -> Floats:
+    """Weights, first axis, of the neighbours at −1, 0, 1, 2 (cubic convolution, Keys 1981) or 0, 1."""
     if interpolation == "bilinear":
-        return 1 - fraction, fraction
-    powers = torch.stack((torch.ones_like(fraction), fraction, fraction * fraction, fraction**3), dim=-1)
-    coefficients = torch.tensor(_CUBIC_COEFFICIENTS, device=fraction.device)
-    return (powers.unsqueeze(-2) * coefficients).sum(-1).unbind(-1)
+        return np.stack((1 - fraction, fraction))
+    square = fraction * fraction
+    return np.tensordot(_CUBIC_COEFFICIENTS, np.stack((np.ones_like(fraction), fraction, square, square * fraction)), 1)
 
 
-def _row_windows(images: Tensor, starts: Tensor, length: int, fill: Tensor) -> Tensor:
+def _to_device(values: Floats, images: Tensor) -> Tensor:
+    return torch.from_numpy(values.astype(np.float32)).to(images.device, non_blocking=True)
+
+
+def _row_windows(images: Tensor, starts: Indices, length: int, fill: Tensor) -> Tensor:
     """Return (n, C, h, length): row y of image i from column starts[i, y] on, `fill` beyond the image."""
     num_images, channels, height, width = images.shape
     if images.device.type != "cpu":
         padded = fill[:, None, None].repeat(num_images, 1, height, width + 2)
         padded[..., 1:-1] = images
-        columns = (starts[:, :, None] + torch.arange(1, length + 1, device=images.device)).clamp(0, width + 1)
+        first = torch.from_numpy(starts).to(images.device, non_blocking=True)
+        columns = (first[:, :, None] + torch.arange(1, length + 1, device=images.device)).clamp(0, width + 1)
         return padded.gather(3, columns[:, None].expand(-1, channels, -1, -1))
-    first = starts.numpy()
-    margin = max(0, -int(first.min()), int(first.max()) + length - width)
+    margin = max(0, -int(starts.min()), int(starts.max()) + length - width)
     stride = width + 2 * margin
     buffer = np.empty((num_images, channels, height, stride), dtype=np.uint8)
     buffer[..., :margin] = buffer[..., margin + width :] = fill.numpy()[:, None, None]
@@ -110,4 +112,4 @@ def _row_windows(images: Tensor, starts: Tensor, length: int, fill: Tensor) -> T
     # All windows of the flat buffer, as a view; picking rows of it copies whole runs of bytes.
     windows = np.ndarray((buffer.size - length + 1, length), dtype=np.uint8, buffer=buffer.data, strides=(1, 1))
     rows = np.arange(0, buffer.size, stride).reshape(num_images, channels, height)
-    return torch.from_numpy(windows[rows + (first + margin)[:, None, :]])
+    return torch.from_numpy(windows[rows + (starts + margin)[:, None, :]])

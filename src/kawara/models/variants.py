@@ -58,13 +58,13 @@ _PAPER_SIZES = {
 _OURS = "kawara"
 _SMALL_IMAGE_SIZES = {
     # name             width depth heads  mlp   patches       conv strides
-    "femto": _Size("femto", 64, 3, 2, 256, (2, 4, 7, 8), (2, 4, 8), _OURS),
-    "pico": _Size("pico", 96, 4, 3, 384, (2, 4, 7, 8), (2, 4, 8), _OURS),
-    "nano": _Size("nano", 128, 6, 4, 512, (2, 4, 7, 8), (2, 4, 8), _OURS),
-    "micro": _Size("micro", 192, 6, 3, 768, (2, 4, 7, 8), (2, 4, 8), _OURS),
-    "mini": _Size("mini", 192, 9, 3, 768, (2, 4, 7, 8), (2, 4, 8), _OURS),
-    "lite7": _Size("Lite-7", 256, 7, 4, 512, (2, 4, 7, 8), (2, 4, 8), "arXiv 2104.05704"),
-    "milli": _Size("milli", 256, 7, 4, 1024, (2, 4, 7, 8), (2, 4, 8), _OURS),
+    "femto": _Size("femto", 64, 3, 2, 256, (2, 4, 7, 8), (2, 4, 8, 16), _OURS),
+    "pico": _Size("pico", 96, 4, 3, 384, (2, 4, 7, 8), (2, 4, 8, 16), _OURS),
+    "nano": _Size("nano", 128, 6, 4, 512, (2, 4, 7, 8), (2, 4, 8, 16), _OURS),
+    "micro": _Size("micro", 192, 6, 3, 768, (2, 4, 7, 8), (2, 4, 8, 16), _OURS),
+    "mini": _Size("mini", 192, 9, 3, 768, (2, 4, 7, 8), (2, 4, 8, 16), _OURS),
+    "lite7": _Size("Lite-7", 256, 7, 4, 512, (2, 4, 7, 8), (2, 4, 8, 16), "arXiv 2104.05704"),
+    "milli": _Size("milli", 256, 7, 4, 1024, (2, 4, 7, 8), (2, 4, 8, 16), _OURS),
 }
 
 MODELS: Registry[Variant] = Registry("model")
@@ -83,7 +83,9 @@ def _add_size(name: str, size: _Size, where: str, common: ViTConfig) -> None:
         image_size = (28, 28) if patch == 7 else common.image_size
         _add(f"vit_{name}_{patch}", replace(common, patch_size=patch, image_size=image_size), size, where)
     for stride in size.conv_strides:
-        _add(f"vit_{name}_conv_{stride}", replace(common, patch_size=stride, stem="conv"), size, where)
+        # Small models see photos reduced to 128 px.
+        image_size = (128, 128) if common.image_size == (32, 32) and stride == 16 else common.image_size
+        _add(f"vit_{name}_conv_{stride}", replace(common, patch_size=stride, stem="conv", image_size=image_size), size, where)
 
 
 _SMALL_IMAGES = ViTConfig(image_size=(32, 32), class_token=False, pool="mean", initialisation="zero_residual")
@@ -91,4 +93,4 @@ _SMALL_IMAGES = ViTConfig(image_size=(32, 32), class_token=False, pool="mean", i
 for _name, _size in _PAPER_SIZES.items():
     _add_size(_name, _size, "224 px", ViTConfig(image_size=(224, 224)))
 for _name, _size in _SMALL_IMAGE_SIZES.items():
-    _add_size(_name, _size, "28–64 px", _SMALL_IMAGES)
+    _add_size(_name, _size, "small images", _SMALL_IMAGES)

@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from .style import CLAY, INK, PAPER, SLATE, WASH, Language, axes_at, house_style, new_figure, nothing_to_draw, shortened, text_width_in
@@ -133,9 +134,10 @@ def _label(axes: Axes, names: list[str], per_cell: int, num_classes: int, size_p
         axes.set_yticks(ticks, names, fontsize=size_pt)
         axes.set_xticks(ticks, names, fontsize=size_pt, rotation=90 if upright else 0)
     else:
-        numbers = np.linspace(0, num_classes - 1, 5).round().astype(int)
-        axes.set_xticks(numbers / per_cell, [f"{number}" for number in numbers])
-        axes.set_yticks(numbers / per_cell, [f"{number}" for number in numbers])
+        numbers = [int(number) for number in MaxNLocator(5, integer=True).tick_values(0, num_classes - 1) if 0 <= number < num_classes]
+        places = [number // per_cell for number in numbers]
+        axes.set_xticks(places, [f"{number}" for number in numbers])
+        axes.set_yticks(places, [f"{number}" for number in numbers])
     kind = "" if names else "_number" if per_cell == 1 else "_group"
     axes.set_ylabel(words[f"true{kind}"].format(per_cell))
     axes.set_xlabel(words[f"predicted{kind}"].format(per_cell))

@@ -66,7 +66,7 @@ def plain() -> RunConfig:
 
     Source:   "Better plain ViT baselines for ImageNet-1k", 2205.01580, and big_vision's vit_s16_i1k configuration.
     Command:  kawara train IMAGENET --recipe plain --image-size 224
-    Cost:     90 epochs; 6.5 hours on a TPUv3-8 according to the paper.
+    Cost:     90 epochs; 6 h 30 min on a TPUv3-8 (the paper's figure 1).
     Expect:   ImageNet-1k top-1 (published): 76.5 % after 90 epochs, 80.0 % after 300. Not run by kawara at that scale.
     Differs:  weight decay 1e-4 there is not multiplied by the learning rate; 0.1 here is (0.1 · 1e-3 = 1e-4).
     """

@@ -17,7 +17,7 @@ class Text(NamedTuple):
 
 
 def percent(share: float | None, *, digits: int = 1) -> Text:
-    """Return a share in [0, 1] as "97.8 %" / "97.8%". More digits are shown where fewer would round to a false 0 or 100 %."""
+    """Return a share in [0, 1] as "97.8 %" / "97.8%". What is less than all never reads as 100 %."""
     number = percent_number(share, digits=digits)
     return Text(number, number) if number == MISSING else Text(f"{number}{_NO_BREAK}%", f"{number}%")
 
@@ -26,9 +26,9 @@ def percent_number(share: float | None, *, digits: int = 1) -> str:
     """Return a share in [0, 1] in hundredths, without the sign: for columns whose head carries it."""
     if share is None or not math.isfinite(share):
         return MISSING
-    while 0 < share < 1 and digits < 4 and float(f"{100 * share:.{digits}f}") in (0.0, 100.0):
+    while 0 < share < 1 and digits < 2 and float(f"{100 * share:.{digits}f}") in (0.0, 100.0):
         digits += 1
-    return f"{100 * share:.{digits}f}"
+    return f"{100 * share if share >= 1 else min(100 * share, 100 - 0.1**digits):.{digits}f}"
 
 
 def percent_range(bounds: Any) -> Text:

@@ -220,7 +220,7 @@ def _plan(request: TrainRequest, reporter: Reporter, folder: RunFolder | None = 
     from_file = _flat(read_file(request.config)) if request.config else {}
     changes = parse_assignments(request.settings)
     length = changes.get("length") or request.length or from_file.get("length")
-    choice = choose(found, Duration.parse(str(length)) if length else None, device.type)
+    choice = choose(found, Duration.parse(str(length)) if length else None, device)
     recipe = request.recipe or from_file.get("recipe") or choice.recipe
     model_name = changes.get("model.name") or request.model or from_file.get("model.name")
     config = RECIPES[recipe]() if recipe != "custom" else RunConfig()
