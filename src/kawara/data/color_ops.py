@@ -21,8 +21,9 @@ def saturation(images: Tensor, factors: Floats) -> Tensor:
     """Move away from (or towards) the image's own grey; grey images stay as they are."""
     if images.shape[1] == 1:
         return images
-    grey_values = luminance(images)
-    return to_uint8(images.float().sub_(grey_values).mul_(column(factors, images, np.float32)).add_(grey_values).clamp_(0, 255))
+    values = images.float()
+    grey_values = luminance(values)
+    return to_uint8(values.sub_(grey_values).mul_(column(factors, images, np.float32)).add_(grey_values).clamp_(0, 255))
 
 
 def grey(images: Tensor, _: Floats | None = None) -> Tensor:

@@ -32,10 +32,11 @@ def random_erasing(images: Tensor, probability: float, numbers: Floats, *, seed:
     boxes, offsets = erasing_boxes(*images.shape[-2:], seed=seed, epoch=epoch, indices=indices[drawn])
     if images.device.type != "cpu":
         return _erase_on_device(images, drawn, boxes, offsets)
-    table, shape = noise_table(images[0].numel()), images.shape[1:]
+    pixels, size = images.numpy(), images[0].numel()
+    table = noise_table(size).numpy()
     for place, offset, (top, left, height, width) in zip(drawn.tolist(), offsets.tolist(), boxes.tolist()):
-        noise = table[offset : offset + shape.numel()].view(shape)
-        images[place, :, top : top + height, left : left + width] = noise[:, top : top + height, left : left + width]
+        box = (slice(None), slice(top, top + height), slice(left, left + width))
+        pixels[place][box] = table[offset : offset + size].reshape(images.shape[1:])[box]
     return images
 
 

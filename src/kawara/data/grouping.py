@@ -28,18 +28,30 @@ def apply_in_groups(images: Tensor, members: Indices, operations: Sequence[tuple
                 image = images[place : place + 1]
                 image.copy_(operation(image, arguments[row : row + 1]))
         return
-    places = torch.from_numpy(members).to(images.device, non_blocking=True)
-    gathered = images.index_select(0, places)
+    gathered = _gather(images, members)
     for span, operation in operations:
         piece = gathered[span]
         piece.copy_(operation(piece, arguments[span]))
-    images.index_copy_(0, places, gathered)
+    _scatter(images, members, gathered)
 
 
 def apply_to(images: Tensor, members: Indices, operation: Operation, arguments: Floats) -> None:
     """Replace images[members] by operation(images[members], arguments)."""
     if len(members):
         apply_in_groups(images, members, [(slice(0, len(members)), operation)], arguments)
+
+
+def _gather(images: Tensor, members: Indices) -> Tensor:
+    if images.device.type == "cpu":
+        return torch.from_numpy(images.numpy()[members])
+    return images.index_select(0, torch.from_numpy(members).to(images.device, non_blocking=True))
+
+
+def _scatter(images: Tensor, members: Indices, values: Tensor) -> None:
+    if images.device.type == "cpu":  # numpy copies whole images where torch goes value by value
+        images.numpy()[members] = values.numpy()
+    else:
+        images.index_copy_(0, torch.from_numpy(members).to(images.device, non_blocking=True), values)
 
 
 def column(values: npt.NDArray[np.generic], images: Tensor, dtype: type[np.generic]) -> Tensor:

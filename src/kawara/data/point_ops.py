@@ -67,9 +67,10 @@ def brightness(images: Tensor, factors: Floats) -> Tensor:
 
 def contrast(images: Tensor, factors: Floats) -> Tensor:
     """Move away from (or towards) the image's mean grey."""
-    mean = luminance(images).sum((1, 2, 3), dtype=torch.float64) / (images.shape[2] * images.shape[3])
-    mean = (mean + 0.5).floor().float().view(-1, 1, 1, 1)
-    return to_uint8(images.float().sub_(mean).mul_(column(factors, images, np.float32)).add_(mean).clamp_(0, 255))
+    values = images.float()
+    total = luminance(values).sum(-1).sum((1, 2), dtype=torch.float64)  # a row's sum is exact in float32, and quick
+    mean = (total / (images.shape[2] * images.shape[3]) + 0.5).floor().float().view(-1, 1, 1, 1)
+    return to_uint8(values.sub_(mean).mul_(column(factors, images, np.float32)).add_(mean).clamp_(0, 255))
 
 
 def look_up(images: Tensor, tables: Tensor) -> Tensor:
@@ -87,13 +88,13 @@ def look_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def luminance(images: Tensor) -> Tensor:
-    """Return float32 (n, 1, h, w) holding the whole numbers of Pillow's conversion to "L"; grey images stay as they are.
+    """Return float32 (n, 1, h, w), from uint8 or float32 images, holding the whole numbers of Pillow's conversion to "L"; grey images stay as they are.
 
     19595 R + 38470 G + 7471 B + 32768 stays below 2²⁴, so float32 holds every step exactly.
     """
     if images.shape[1] == 1:
         return images.float()
-    red, green, blue = images.float().unbind(1)
+    red, green, blue = images.float().unbind(1)  # no copy where they are float32 already
     grey = red.mul(19595).add_(green, alpha=38470).add_(blue, alpha=7471).add_(32768)
     return grey.mul_(2.0**-16).floor_().unsqueeze(1)
 

@@ -50,9 +50,9 @@ _COLOR_OPERATIONS: dict[str, Operation] = {
     "Brightness": point_ops.brightness,
     "Sharpness": color_ops.sharpness,
 }
-# Operations that run as one: shear and translation along an axis are the same movement of rows (columns).
-_GROUPS = (*_COLOR_OPERATIONS, "Rotate", "X", "Y")
-_GROUP_OF = np.array([_GROUPS.index(name[-1] if name[:-1] in ("Shear", "Translate") else name) for name in OPERATIONS])
+_WARPS = {"Rotate": warp.rotate, "ShearX": warp.shear_x, "ShearY": warp.shear_y}
+_GROUPS = (*_COLOR_OPERATIONS, *_WARPS, "Translate")  # operations that run together
+_GROUP_OF = np.array([_GROUPS.index(name if name in _GROUPS else name[:-1]) for name in OPERATIONS])
 _UNIFORM_SPREAD = 100.0
 
 
@@ -170,25 +170,23 @@ def rand_augment(
 
 
 def _arguments(drawn: RandAugmentDraw, members: Indices, increasing: bool, height: int, width: int) -> Floats:
-    """(m, 2): what each member's operation takes; for movements slope and offset in pixels."""
+    """(m, 2): what each member's operation takes; for translations x and y in pixels, else one number."""
     arguments = np.zeros((len(members), 2))
-    for number in np.unique(drawn.operations[members]).tolist():
-        rows = np.flatnonzero(drawn.operations[members] == number)
+    operations, magnitudes, signs = drawn.operations[members], drawn.magnitudes[members], drawn.signs[members]
+    for number in np.unique(operations).tolist():
+        rows = np.flatnonzero(operations == number)
         name = OPERATIONS[number]
-        values = argument(name, drawn.magnitudes[members[rows]], drawn.signs[members[rows]], increasing)
-        if name == "TranslateX":
-            arguments[rows, 1] = values * width
-        elif name == "TranslateY":
+        values = argument(name, magnitudes[rows], signs[rows], increasing)
+        if name == "TranslateY":
             arguments[rows, 1] = values * height
         else:
-            arguments[rows, 0] = values
+            arguments[rows, 0] = values * width if name == "TranslateX" else values
     return arguments
 
 
 def _operation(group: str, fill: Tensor, interpolation: Interpolation) -> Operation:
-    if group == "Rotate":
-        return lambda images, arguments: warp.rotate(images, arguments[:, 0], fill, interpolation)
-    if group in ("X", "Y"):
-        shift = warp.shift_x if group == "X" else warp.shift_y
-        return lambda images, arguments: shift(images, arguments[:, 0], arguments[:, 1], fill, interpolation)
+    if group == "Translate":
+        return lambda images, arguments: warp.translate(images, arguments, fill)
+    if group in _WARPS:
+        return lambda images, arguments: _WARPS[group](images, arguments[:, 0], fill, interpolation)
     return lambda images, arguments: _COLOR_OPERATIONS[group](images, arguments[:, 0])

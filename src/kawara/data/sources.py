@@ -1,18 +1,11 @@
-"""Open a data set, whatever it is: the door to everything in this package.
+"""Open a data set, decode it and split it: the door to everything in this package.
 
-    digits                              scikit-learn's 1,797 handwritten digits
-    hf:NAME                             a data set of the Hugging Face hub (extra `data`)
-    a folder                            of class folders, under train/val/test or not; of idx files; of zips; with one table or npz
-    a .zip, .npz, .csv, .tsv, .jsonl    an image folder in a zip; arrays; a table of image files
-    an idx file                         and those beside it
-
-Splits: what the source names is kept. With train and test, a part of train is held out as val; with train and val, val is reported;
-with train alone or no splits at all, val and test are held out (see `splitting`).
+What is there says `opening`; what the source names as splits is kept. With train and test, a part of train is held out as val; with
+train and val, val is reported; with train alone or no splits at all, val and test are held out (see `splitting`).
 """
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
@@ -23,12 +16,9 @@ import numpy as np
 import numpy.typing as npt
 
 from ..errors import DataError
-from . import manifest
-from .arrays import idx_prefix, is_idx_file, list_digits, list_idx, list_npz
 from .cache import ProgressCallback, decode_files
-from .folders import list_folder, list_zips
-from .hub import list_hub
-from .listing import IMAGE_SUFFIXES, SPLITS, ArrayPart, Listing, Record, SkippedFile, has_image_suffix, is_hidden
+from .listing import IMAGE_SUFFIXES, SPLITS, ArrayPart, Listing, Record, SkippedFile
+from .opening import enumerate_names, open_data
 from .pools import num_cores
 from .preprocessing import Preprocessing
 from .splitting import hold_out as hold_out_by_content
@@ -74,22 +64,6 @@ class ImageData:
     def reported(self) -> str:
         """The name of the split that results are reported on: test where there is one, else val."""
         return next(name for name in ("test", "val", WHOLE, "train") if name in self.splits)
-
-
-def open_data(spec: str | Path) -> Listing:
-    """Say what is at `spec`, without decoding anything. Raises DataError when it is no data set."""
-    text = str(spec)
-    if text.startswith("hf:"):
-        return list_hub(text[3:])
-    path = Path(text).expanduser()
-    if text == "digits" and not path.exists():
-        return list_digits()
-    if not path.exists():
-        raise _not_found(path)
-    listing = _open_folder(path) if path.is_dir() else _open_file(path)
-    if listing.num_images == 0:
-        raise DataError(f"There are no images in {spec}.", got=listing.description)
-    return listing
 
 
 def load_data(
@@ -260,8 +234,8 @@ def _check_classes(listing: Listing, images: _Images, *, one_is_enough: bool) ->
         if trained and strangers:
             raise DataError(
                 f"{listing.spec}: {name} has classes that are not in train.",
-                got=f"only in {name}: {_enumerate(sorted(strangers))}",
-                allowed=f"classes of train: {_enumerate(sorted(trained))}",
+                got=f"only in {name}: {enumerate_names(sorted(strangers))}",
+                allowed=f"classes of train: {enumerate_names(sorted(trained))}",
                 remedy=f"give {name} and train the same class names",
             )
 
@@ -285,8 +259,8 @@ def _classes_of_model(listing: Listing, images: _Images, class_names: Sequence[s
     shown = dict(zip(listing.class_keys, listing.class_names))
     raise DataError(
         f"{listing.spec} has classes that the model does not know.",
-        got=_enumerate([shown[key] for key in listing.class_keys if key in present and shown[key] not in class_names]),
-        allowed=f"the model's classes: {_enumerate(list(class_names))}",
+        got=enumerate_names([shown[key] for key in listing.class_keys if key in present and shown[key] not in class_names]),
+        allowed=f"the model's classes: {enumerate_names(list(class_names))}",
         remedy="name the class folders as the model's classes",
     )
 
@@ -310,58 +284,3 @@ def _fingerprint(images: _Images, split_of: npt.NDArray[np.str_]) -> str:
         for key, digest, label, split in zip(images.keys, images.digests, images.labels, split_of.tolist())
     )
     return hashlib.sha256("\n".join(lines).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def _open_folder(path: Path) -> Listing:
-    names = sorted(entry.name for entry in path.iterdir() if not is_hidden(entry.name))
-    files = [name for name in names if (path / name).is_file()]
-    has_folders = len(files) < len(names)
-    if any(is_idx_file(name) for name in files):
-        return list_idx(path)
-    tables = [name for name in files if Path(name).suffix.lower() in manifest.SUFFIXES]
-    named_tables = [name for name in tables if Path(name).stem.lower() in ("manifest", "labels")]
-    if len(named_tables) == 1:
-        return manifest.list_manifest(path / named_tables[0])
-    if not has_folders and not any(has_image_suffix(name) for name in files):
-        zips = [name for name in files if name.lower().endswith(".zip")]
-        arrays = [name for name in files if name.lower().endswith(".npz")]
-        if zips:
-            return list_zips([path / name for name in zips], path / zips[0] if len(zips) == 1 else path)
-        if len(arrays) == 1:
-            return list_npz(path / arrays[0])
-        if len(tables) == 1:
-            return manifest.list_manifest(path / tables[0])
-    return list_folder(path)
-
-
-def _open_file(path: Path) -> Listing:
-    suffix = path.suffix.lower()
-    if suffix == ".zip":
-        return list_zips([path], path)
-    if suffix == ".npz":
-        return list_npz(path)
-    if suffix in manifest.SUFFIXES:
-        return manifest.list_manifest(path)
-    if is_idx_file(path.name):
-        return list_idx(path.parent, prefix=idx_prefix(path.name))
-    what = "a single image" if has_image_suffix(path.name) else f"a file ending in {suffix or 'nothing'}"
-    raise DataError(
-        f"{path} is {what}, not a data set.",
-        allowed="a folder of class folders, a .zip of one, .npz, idx files, or a table (.csv, .tsv, .jsonl)",
-        remedy=str(path.parent) if has_image_suffix(path.name) else None,
-    )
-
-
-def _not_found(path: Path) -> DataError:
-    """Return the error for a path that does not exist, with the nearest name that does."""
-    parent = path.absolute().parent
-    while not parent.is_dir():
-        path, parent = parent, parent.parent
-    names = sorted(entry.name for entry in parent.iterdir() if not is_hidden(entry.name))
-    near = difflib.get_close_matches(path.name, names, n=1, cutoff=0.5)
-    there = _enumerate(names) if names else "nothing"
-    return DataError(f"{path} does not exist.", allowed=f"in {parent} there is: {there}", remedy=str(parent / near[0]) if near else None)
-
-
-def _enumerate(names: Sequence[str], limit: int = 12) -> str:
-    return ", ".join(names) if len(names) <= limit else f"{', '.join(names[:limit])}, … ({len(names)} in all)"

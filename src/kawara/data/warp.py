@@ -6,7 +6,8 @@ counter-clockwise about the centre, shear keeps the top left corner.
 Differs from Pillow: the cubic kernel is torch's (a = −0.75 instead of −1), and taps beyond the edge read the fill colour instead of
 the edge, so that the image meets its surroundings without a jagged line. Both make no difference but on edges.
 
-Shear and translation move whole rows (or columns) and need one-dimensional taps only: a quarter of the time of the general warp.
+Shear moves whole rows (or columns) and needs one-dimensional taps only: a quarter of the time of the general warp. Translation is by
+whole pixels, as in AutoAugment's own code; Pillow's cubic interpolation at a constant fraction would only blur.
 
 Axis letters: n images, C channels, h w pixels.
 """
@@ -63,32 +64,47 @@ def rotate_and_shift(
     return to_uint8(values.clamp_(0, 255))
 
 
-def shift_x(images: Tensor, slopes: Floats, offsets: Floats, fill: Tensor, interpolation: Interpolation) -> Tensor:
-    """Look up row y at x + slope · y + offset: a shear by `slopes` (n,) and a translation by `offsets` (n,) pixels."""
+def shear_x(images: Tensor, slopes: Floats, fill: Tensor, interpolation: Interpolation) -> Tensor:
+    """Look up row y at x + slope · y, with slopes (n,)."""
     height, width = images.shape[-2:]
-    shifts = slopes[:, None] * (np.arange(height) + 0.5) + offsets[:, None]
+    shifts = slopes[:, None] * (np.arange(height) + 0.5)
     whole = np.floor(shifts)
     taps = _to_device(_tap_weights(shifts - whole, interpolation), images)[:, :, None, :, None]
     length = width + len(taps) - 1
     starts = whole.astype(np.int64) - (len(taps) // 2 - 1)
-    windows = _row_windows(images, starts.clip(-length, width), length, fill).float()
+    windows = _row_windows(images, np.maximum(np.minimum(starts, width), -length), length, fill).float()
     values = windows[..., :width] * taps[0]
     for position in range(1, len(taps)):
         values.addcmul_(windows[..., position : position + width], taps[position])
     return to_uint8(values.add_(0.5).clamp_(0, 255))
 
 
-def shift_y(images: Tensor, slopes: Floats, offsets: Floats, fill: Tensor, interpolation: Interpolation) -> Tensor:
-    """Look up column x at y + slope · x + offset."""
-    return shift_x(images.transpose(2, 3).contiguous(), slopes, offsets, fill, interpolation).transpose(2, 3)
+def shear_y(images: Tensor, slopes: Floats, fill: Tensor, interpolation: Interpolation) -> Tensor:
+    """Look up column x at y + slope · x."""
+    return shear_x(images.transpose(2, 3).contiguous(), slopes, fill, interpolation).transpose(2, 3)
+
+
+def translate(images: Tensor, shifts: Floats, fill: Tensor) -> Tensor:
+    """Look up `shifts` (n, 2) pixels further in x and y, rounded to whole ones."""
+    height, width = images.shape[-2:]
+    result = fill[:, None, None].repeat(len(images), 1, height, width)
+    for image, target, (x, y) in zip(images, result, np.rint(shifts).astype(np.int64).tolist()):
+        kept_rows, kept_columns = height - abs(y), width - abs(x)
+        if kept_rows > 0 and kept_columns > 0:
+            source = image[:, max(0, y) : max(0, y) + kept_rows, max(0, x) : max(0, x) + kept_columns]
+            target[:, max(0, -y) : max(0, -y) + kept_rows, max(0, -x) : max(0, -x) + kept_columns] = source
+    return result
 
 
 def _tap_weights(fraction: Floats, interpolation: Interpolation) -> Floats:
     """Weights, first axis, of the neighbours at −1, 0, 1, 2 (cubic convolution, Keys 1981) or 0, 1."""
     if interpolation == "bilinear":
         return np.stack((1 - fraction, fraction))
-    square = fraction * fraction
-    return np.tensordot(_CUBIC_COEFFICIENTS, np.stack((np.ones_like(fraction), fraction, square, square * fraction)), 1)
+    powers = np.empty((4, *fraction.shape))
+    powers[0], powers[1] = 1, fraction
+    np.multiply(fraction, fraction, out=powers[2])
+    np.multiply(powers[2], fraction, out=powers[3])
+    return (_CUBIC_COEFFICIENTS @ powers.reshape(4, -1)).reshape(powers.shape)
 
 
 def _to_device(values: Floats, images: Tensor) -> Tensor:

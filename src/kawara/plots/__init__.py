@@ -5,8 +5,6 @@ from __future__ import annotations
 from .calibration import reliability
 from .confusion import confusion
 from .curves import training_curves
-from .gallery import gallery
-from .per_class import recall_bars
 from .style import to_png, to_svg
 
-__all__ = ["confusion", "gallery", "recall_bars", "reliability", "to_png", "to_svg", "training_curves"]
+__all__ = ["confusion", "reliability", "to_png", "to_svg", "training_curves"]

@@ -41,7 +41,7 @@ def deit() -> RunConfig:
 
     Source:   DeiT, 2012.12877, Table 9, with the values of the authors' code where the table is silent.
     Command:  kawara train IMAGENET --recipe deit --model vit_small_16 --image-size 224
-    Cost:     300 epochs; the authors report 2–3 days on 4 to 8 V100 for ImageNet-1k.
+    Cost:     300 epochs; two to three days on one node of 8 GPUs for ImageNet-1k (the paper, section 1).
     Expect:   ImageNet-1k top-1 (published): Ti 72.2 %, S 79.9 %, B 81.8 %. Not run by kawara at that scale.
     Differs:  the rate changes at every step instead of every epoch; the average of weights starts with a shorter memory.
     """

@@ -17,6 +17,7 @@ from ..plots.style import POINTS_PER_INCH, to_svg
 
 SMALL_IMAGE_PX = 64
 LARGEST_IMAGE_PX = 200
+MAX_IMAGE_BYTES = 22_000
 _CSS_PX_PER_POINT = 1.12
 
 
@@ -53,7 +54,11 @@ def image_source(image_u8: NDArray[np.uint8]) -> dict[str, Any]:
         image.save(buffer, "PNG", optimize=True)
         return {"source": _data_uri("image/png", buffer.getvalue()), "is_small": True}
     image.thumbnail((LARGEST_IMAGE_PX, LARGEST_IMAGE_PX), Image.Resampling.LANCZOS)
-    image.save(buffer, "JPEG", quality=85, subsampling=0)
+    for quality in (85, 70, 50, 30):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality, subsampling=0)
+        if buffer.tell() <= MAX_IMAGE_BYTES:
+            break
     return {"source": _data_uri("image/jpeg", buffer.getvalue()), "is_small": False}
 
 

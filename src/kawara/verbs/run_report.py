@@ -11,6 +11,7 @@ from ..config import from_dict, to_yaml
 from ..data.sources import ImageData
 from ..files import replacing
 from ..models import ImageModel
+from ..plots import to_png
 from ..plots.curves import training_curves
 from ..report.run_page import RunSummary, Sample, write_run_page
 from ..training.run_config import RunConfig
@@ -27,7 +28,7 @@ def write_report(
     """Write curves.png and report.html. `outcome` is the run's result and the reason for its model."""
     records = folder.journal.read()
     with replacing(folder.curves) as temporary:
-        training_curves(records).savefig(temporary, format="png", dpi=120)
+        temporary.write_bytes(to_png(training_curves(records), dpi=120))
 
     split = images.splits[evaluation.split]
     predicted = evaluation.probabilities.argmax(axis=1)
@@ -79,6 +80,5 @@ def write_report(
             peak_memory_bytes=outcome["peak_memory_bytes"],
             model_path=str(folder.model),
             commands=[f"kawara predict {folder.model} YOUR_IMAGES/", f"kawara evaluate {folder.model} DATA/"],
-            selected_on_evaluated_split=False,
         ),
     )

@@ -11,6 +11,7 @@ import pytest
 
 from kawara.data import cache as module
 from kawara.data.decode import decode
+from kawara.data.pixel_file import SUFFIX, NewPixelFile
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.sources import load_data
 from kawara.data.stores import DecodingStore, MappedStore, TensorStore
@@ -206,6 +207,8 @@ def test_beyond_the_bound_images_are_decoded_when_needed_and_it_says_so(photos, 
     assert decoded == []
     assert "each time" in again.storage
     assert again.fingerprint == data.fingerprint
+    roomier = load_data(photos, PHOTOS, cache_dir=cache / "tight", hold_out=False)
+    assert isinstance(roomier.splits["all"].store, MappedStore)
 
 
 def test_an_unwritable_cache_folder_is_no_obstacle(folder, tmp_path):
@@ -220,7 +223,7 @@ def test_a_full_disk_is_no_obstacle(photos, cache, monkeypatch):
         self.problem = "no space is left in the cache"
         return False
 
-    monkeypatch.setattr(module._NewFile, "_attempt", full)
+    monkeypatch.setattr(NewPixelFile, "_attempt", full)
     data = load_data(photos, PHOTOS, cache_dir=cache)
     assert "no space" in data.storage
     assert files_in(cache) == []
@@ -240,7 +243,7 @@ def test_what_was_not_used_for_longest_goes_first(folder, photos, cache):
 def test_leavings_of_killed_builders_are_removed_when_old(folder, cache):
     cache.mkdir()
     for name, age in (("old", 2 * 24 * 3600), ("young", 60)):
-        path = cache / f".{name}{module.SUFFIX}.1.x.partial"
+        path = cache / f".{name}{SUFFIX}.1.x.partial"
         path.write_bytes(b"x")
         os.utime(path, (time.time() - age,) * 2)
     load_data(folder, SMALL, cache_dir=cache)

@@ -94,7 +94,9 @@ def test_full_size_jpeg_equals_pillow(decoder):
     np.testing.assert_array_equal(decode(data, "x", color="grey")[..., 0], np.asarray(Image.fromarray(pillow(data)).convert("L")))
 
 
-@pytest.mark.parametrize(("mode", "format"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("L", "JPEG"), ("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("P", "PNG")])
+@pytest.mark.parametrize(
+    ("mode", "format"), [("CMYK", "JPEG"), ("CMYK", "TIFF"), ("L", "JPEG"), ("L", "PNG"), ("1", "PNG"), ("P", "GIF"), ("P", "PNG")]
+)
 def test_modes_without_transparency_equal_pillow(decoder, mode, format):
     data = saved(Image.fromarray(PHOTO).convert(mode), format)
     image = decode(data, "x")
@@ -174,7 +176,9 @@ def test_the_suffix_plays_no_role():
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6, 0.95])
-@pytest.mark.parametrize(("format", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("BMP", {})])
+@pytest.mark.parametrize(
+    ("format", "options"), [("JPEG", {}), ("JPEG", {"progressive": True}), ("PNG", {}), ("WEBP", {}), ("TIFF", {}), ("BMP", {})]
+)
 def test_a_truncated_file_is_named(decoder, format, options, share):
     data = encode(PHOTO, format, **options)
     with pytest.raises(DecodeError, match=r"folder/photo\.x: "):
