@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .models import create_model
-    from .predict import Guess, Prediction, Predictor, load
-    from .verbs import evaluate, train
+    from kawara.models import create_model
+    from kawara.predict import Guess, Prediction, Predictor, load
+    from kawara.verbs import evaluate, train
 
 __version__ = "0.1.0"
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 STARTED_AT = time.monotonic()
 
-from .errors import KawaraError, UserError  # noqa: E402  the clock of a run starts before torch is imported
+from kawara.errors import KawaraError, UserError  # noqa: E402  the clock of a run starts before torch is imported
 
 EPILOG = """\
 start here:
@@ -127,7 +127,7 @@ def main(arguments: list[str] | None = None) -> int:
     except SystemExit as leaving:
         return int(leaving.code or 0)
     if options.version:
-        from . import __version__
+        from kawara import __version__
 
         print(__version__)
         return 0
@@ -135,7 +135,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        from . import terminal
+        from kawara import terminal
 
         return terminal.run(options, started_at=STARTED_AT if arguments is None else time.monotonic())
     except KeyboardInterrupt:

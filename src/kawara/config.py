@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_type_hints
 import jsonargparse
 import yaml
 
-from .errors import ConfigError
+from kawara.errors import ConfigError
 
 C = TypeVar("C")
 
@@ -46,7 +46,8 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
     values = to_dict(config)
     for path, value in changes.items():
         *parents, name = path.split(".")
-        node, node_type = values, type(config)
+        node: dict[str, Any] = values
+        node_type: type = type(config)
         for depth, parent in enumerate(parents):
             _check_names(node_type, {parent: None}, ".".join(parents[:depth]))
             node, node_type = node[parent], get_type_hints(node_type)[parent]

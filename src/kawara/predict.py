@@ -12,10 +12,10 @@ import torch
 from PIL import Image, ImageOps
 from torch import nn
 
-from .data.decode import decode, to_color
-from .errors import DataError, DecodeError
-from .runtime import autocast_dtype, choose_device
-from .weights.model_file import ModelCard, load_model
+from kawara.data.decode import decode, to_color
+from kawara.errors import DataError, DecodeError
+from kawara.runtime import autocast_dtype, choose_device
+from kawara.weights.model_file import ModelCard, load_model
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -135,7 +135,7 @@ def expand(patterns: Iterable[str]) -> list[str]:
     """Return the files that paths, folders and globs stand for, sorted inside each. Raises DataError for one that stands for none."""
     import glob
 
-    from .data.sources import IMAGE_SUFFIXES
+    from kawara.data.sources import IMAGE_SUFFIXES
 
     files: list[str] = []
     for pattern in patterns:

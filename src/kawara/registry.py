@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
-from .errors import InternalError, UnknownNameError
+from kawara.errors import InternalError, UnknownNameError
 
 T = TypeVar("T")
 

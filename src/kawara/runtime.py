@@ -14,7 +14,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .errors import ConfigError
+from kawara.errors import ConfigError
 
 Precision = Literal["auto", "float32", "bfloat16", "float16"]
 

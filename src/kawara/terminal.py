@@ -12,8 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from .errors import DecodeError, UserError
-from .training.progress import Reporter, format_seconds
+from kawara.errors import DecodeError, UserError
+from kawara.training.progress import Reporter, format_seconds
 
 
 def run(options: argparse.Namespace, *, started_at: float) -> int:
@@ -22,7 +22,7 @@ def run(options: argparse.Namespace, *, started_at: float) -> int:
 
 
 def _train(options: argparse.Namespace, started_at: float) -> int:
-    from . import verbs
+    from kawara import verbs
 
     amount = {"epochs": options.epochs, "steps": options.steps, "minutes": options.minutes}
     request = verbs.TrainRequest(
@@ -40,7 +40,7 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
     )
     with Reporter() as reporter:
         if options.print_config:
-            from .config import to_yaml
+            from kawara.config import to_yaml
 
             print(to_yaml(verbs.resolve(request, reporter)), end="")
             return 0
@@ -57,7 +57,7 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
 
 
 def _evaluate(options: argparse.Namespace, started_at: float) -> int:
-    from . import verbs
+    from kawara import verbs
 
     with Reporter() as reporter:
         evaluation = verbs.evaluate(
@@ -76,7 +76,7 @@ def _evaluate(options: argparse.Namespace, started_at: float) -> int:
 
 
 def _predict(options: argparse.Namespace, started_at: float) -> int:
-    from .predict import Prediction, expand, load
+    from kawara.predict import Prediction, expand, load
 
     if options.json and options.csv:
         raise UserError("--json and --csv exclude each other.", remedy="one of them")
@@ -125,7 +125,7 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
 
 
 def _models(options: argparse.Namespace, started_at: float) -> int:
-    from .verbs import describe_model, list_models
+    from kawara.verbs import describe_model, list_models
 
     if options.name:
         description = describe_model(options.name)
@@ -151,8 +151,8 @@ def _models(options: argparse.Namespace, started_at: float) -> int:
 def _recipes(options: argparse.Namespace, started_at: float) -> int:
     import inspect
 
-    from .config import to_dict, to_yaml
-    from .recipes import RECIPES
+    from kawara.config import to_dict, to_yaml
+    from kawara.recipes import RECIPES
 
     if options.name:
         recipe = RECIPES[options.name]
@@ -174,7 +174,7 @@ def _recipes(options: argparse.Namespace, started_at: float) -> int:
 
 
 def _demo(options: argparse.Namespace, started_at: float) -> int:
-    from . import verbs
+    from kawara import verbs
 
     with Reporter() as reporter:
         demo = verbs.demo(options.out, reporter, started_at=started_at)
@@ -194,7 +194,7 @@ def _demo(options: argparse.Namespace, started_at: float) -> int:
 
 
 def _doctor(options: argparse.Namespace, started_at: float) -> int:
-    from .verbs import diagnose
+    from kawara.verbs import diagnose
 
     findings = diagnose()
     if options.json:

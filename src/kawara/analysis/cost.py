@@ -20,7 +20,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from ..models import ImageModel, ViTConfig
+from kawara.models import ImageModel, ViTConfig
 
 
 def count_parameters(model: nn.Module) -> int:

@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
-from .listing import ArrayPart, Listing, class_names_beside, display_names, sorted_classes, split_word
+from kawara.data.listing import ArrayPart, Listing, class_names_beside, display_names, sorted_classes, split_word
+from kawara.errors import DataError
 
 _IDX_NAME = re.compile(
     r"^(?P<prefix>.*?)(?P<split>train|t10k|test|valid|val)(?P<gap>[-_.])(?P<what>images|labels)(?P<rest>.*)$", re.IGNORECASE

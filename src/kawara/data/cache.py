@@ -21,13 +21,13 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from ..errors import DecodeError
-from .decode import DECODER_VERSION, ImageU8, decode
-from .listing import Record
-from .pixel_file import SUFFIX, NewPixelFile, PixelIndex, bound_of, create, evict, read_index
-from .pools import worker_pool
-from .preprocessing import Preprocessing
-from .stores import DecodingStore, ImageStore, MappedStore, TensorStore
+from kawara.data.decode import DECODER_VERSION, ImageU8, decode
+from kawara.data.listing import Record
+from kawara.data.pixel_file import SUFFIX, NewPixelFile, PixelIndex, bound_of, create, evict, read_index
+from kawara.data.pools import worker_pool
+from kawara.data.preprocessing import Preprocessing
+from kawara.data.stores import DecodingStore, ImageStore, MappedStore, TensorStore
+from kawara.errors import DecodeError
 
 ProgressCallback = Callable[[int, int, str], None]
 

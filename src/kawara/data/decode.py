@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
-from ..errors import DecodeError
+from kawara.errors import DecodeError
 
 try:
     import simplejpeg

@@ -17,9 +17,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import DataError
-from .archives import FolderSource, ZipSource, file_stamp
-from .listing import (
+from kawara.data.archives import FolderSource, ZipSource, file_stamp
+from kawara.data.listing import (
     ByteSource,
     Listing,
     Record,
@@ -32,6 +31,7 @@ from .listing import (
     sorted_classes,
     split_word,
 )
+from kawara.errors import DataError
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..errors import DataError
-from .listing import Listing, Record, SkippedFile, sorted_classes, split_word
+from kawara.data.listing import Listing, Record, SkippedFile, sorted_classes, split_word
+from kawara.errors import DataError
 
 _LABEL_NAMES = ("label", "labels", "fine_label", "class", "target")
 

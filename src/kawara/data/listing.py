@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
+from kawara.errors import DataError
 
 SPLITS = ("train", "val", "test")
 _SPLIT_WORDS = {

@@ -20,12 +20,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, InternalError, KawaraError
-from .augment import Augmentation
-from .pools import num_cores, worker_pool
-from .preprocessing import Preprocessing
-from .sampling import SamplerConfig, epoch_order, epoch_size
-from .sources import ImageSplit
+from kawara.data.augment import Augmentation
+from kawara.data.pools import num_cores, worker_pool
+from kawara.data.preprocessing import Preprocessing
+from kawara.data.sampling import SamplerConfig, epoch_order, epoch_size
+from kawara.data.sources import ImageSplit
+from kawara.errors import ConfigError, InternalError, KawaraError
 
 Indices = npt.NDArray[np.int64]
 

@@ -8,9 +8,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from ..errors import DataError
-from .archives import FolderSource, file_stamp
-from .listing import Listing, Record, SkippedFile, class_names_beside, display_names, sorted_classes, split_word
+from kawara.data.archives import FolderSource, file_stamp
+from kawara.data.listing import Listing, Record, SkippedFile, class_names_beside, display_names, sorted_classes, split_word
+from kawara.errors import DataError
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson")
 _PATH_COLUMNS = ("path", "file", "image", "filename", "file_name", "filepath", "image_path", "img")

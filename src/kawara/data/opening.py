@@ -13,12 +13,12 @@ import difflib
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..errors import DataError
-from . import manifest
-from .arrays import idx_prefix, is_idx_file, list_digits, list_idx, list_npz
-from .folders import list_folder, list_zips
-from .hub import list_hub
-from .listing import Listing, has_image_suffix, is_hidden
+from kawara.data import manifest
+from kawara.data.arrays import idx_prefix, is_idx_file, list_digits, list_idx, list_npz
+from kawara.data.folders import list_folder, list_zips
+from kawara.data.hub import list_hub
+from kawara.data.listing import Listing, has_image_suffix, is_hidden
+from kawara.errors import DataError
 
 
 def open_data(spec: str | Path) -> Listing:

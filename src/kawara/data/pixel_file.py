@@ -25,7 +25,7 @@ from uuid import uuid4
 import numpy as np
 import numpy.typing as npt
 
-from .decode import ImageU8
+from kawara.data.decode import ImageU8
 
 SUFFIX = ".kawara-pixels"
 MAX_CACHE_BYTES = 20_000_000_000

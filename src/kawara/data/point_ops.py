@@ -88,8 +88,9 @@ def look_up(images: Tensor, tables: Tensor) -> Tensor:
 
 
 def luminance(images: Tensor) -> Tensor:
-    """Return float32 (n, 1, h, w), from uint8 or float32 images, holding the whole numbers of Pillow's conversion to "L"; grey images stay as they are.
+    """Return float32 (n, 1, h, w) holding the whole numbers of Pillow's conversion to "L"; grey images stay as they are.
 
+    The images may be uint8 or float32.
     19595 R + 38470 G + 7471 B + 32768 stays below 2²⁴, so float32 holds every step exactly.
     """
     if images.shape[1] == 1:

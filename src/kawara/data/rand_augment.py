@@ -153,35 +153,29 @@ def rand_augment(
     """Apply the drawn rounds in place to uint8 (B, C, h, w); `fill` is uint8 (C,)."""
     for drawn in rounds:
         chosen = np.flatnonzero(drawn.operations >= 0)
-        if len(chosen) == 0:
-            continue
         groups = _GROUP_OF[drawn.operations[chosen]]
         order = np.argsort(groups, kind="stable")
-        members, groups = chosen[order], groups[order]
-        arguments = _arguments(drawn, members, config.increasing, *images.shape[-2:])
-        bounds = np.searchsorted(groups, np.arange(len(_GROUPS) + 1)).tolist()
-        operations = [
-            (slice(start, stop), _operation(name, fill, interpolation))
-            for name, start, stop in zip(_GROUPS, bounds, bounds[1:])
-            if start < stop
-        ]
-        apply_in_groups(images, members, operations, arguments)
+        members = chosen[order]
+        bounds = np.searchsorted(groups[order], np.arange(len(_GROUPS) + 1)).tolist()
+        arguments, operations = np.empty((len(members), 2)), []
+        for name, start, stop in zip(_GROUPS, bounds, bounds[1:]):
+            if start < stop:
+                span = slice(start, stop)
+                arguments[span] = _arguments(name, drawn, members[span], config.increasing, images.shape[-2:])
+                operations.append((span, _operation(name, fill, interpolation)))
+        if operations:
+            apply_in_groups(images, members, operations, arguments)
     return images
 
 
-def _arguments(drawn: RandAugmentDraw, members: Indices, increasing: bool, height: int, width: int) -> Floats:
-    """(m, 2): what each member's operation takes; for translations x and y in pixels, else one number."""
-    arguments = np.zeros((len(members), 2))
-    operations, magnitudes, signs = drawn.operations[members], drawn.magnitudes[members], drawn.signs[members]
-    for number in np.unique(operations).tolist():
-        rows = np.flatnonzero(operations == number)
-        name = OPERATIONS[number]
-        values = argument(name, magnitudes[rows], signs[rows], increasing)
-        if name == "TranslateY":
-            arguments[rows, 1] = values * height
-        else:
-            arguments[rows, 0] = values * width if name == "TranslateX" else values
-    return arguments
+def _arguments(group: str, drawn: RandAugmentDraw, members: Indices, increasing: bool, size: tuple[int, ...]) -> Floats:
+    """(m, 1): what each member's operation takes, or (m, 2): the pixels to translate in x and y."""
+    magnitudes, signs = drawn.magnitudes[members], drawn.signs[members]
+    if group != "Translate":
+        return argument(group, magnitudes, signs, increasing)[:, None]
+    shares = argument("TranslateX", magnitudes, signs, increasing)
+    is_x = drawn.operations[members] == OPERATIONS.index("TranslateX")
+    return np.stack((shares * is_x * size[1], shares * ~is_x * size[0]), axis=1)
 
 
 def _operation(group: str, fill: Tensor, interpolation: Interpolation) -> Operation:

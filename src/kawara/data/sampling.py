@@ -16,8 +16,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import ConfigError
-from .randomness import permutation
+from kawara.data.randomness import permutation
+from kawara.errors import ConfigError
 
 Indices = npt.NDArray[np.int64]
 

@@ -15,14 +15,14 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from ..errors import DataError
-from .cache import ProgressCallback, decode_files
-from .listing import IMAGE_SUFFIXES, SPLITS, ArrayPart, Listing, Record, SkippedFile
-from .opening import enumerate_names, open_data
-from .pools import num_cores
-from .preprocessing import Preprocessing
-from .splitting import hold_out as hold_out_by_content
-from .stores import ImageStore, TensorStore, tensor_from_arrays
+from kawara.data.cache import ProgressCallback, decode_files
+from kawara.data.listing import IMAGE_SUFFIXES, SPLITS, ArrayPart, Listing, Record, SkippedFile
+from kawara.data.opening import enumerate_names, open_data
+from kawara.data.pools import num_cores
+from kawara.data.preprocessing import Preprocessing
+from kawara.data.splitting import hold_out as hold_out_by_content
+from kawara.data.stores import ImageStore, TensorStore, tensor_from_arrays
+from kawara.errors import DataError
 
 __all__ = ["IMAGE_SUFFIXES", "ImageData", "ImageSplit", "Listing", "Record", "SkippedFile", "load_data", "open_data"]
 

@@ -14,9 +14,9 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from ..errors import DecodeError
-from .decode import ImageU8, to_grey
-from .listing import Record
+from kawara.data.decode import ImageU8, to_grey
+from kawara.data.listing import Record
+from kawara.errors import DecodeError
 
 
 class ImageStore(Protocol):

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from .decode import ImageU8
-from .listing import ArrayPart, Listing
+from kawara.data.decode import ImageU8
+from kawara.data.listing import ArrayPart, Listing
 
 Plane = npt.NDArray[np.float64]
 

@@ -15,6 +15,7 @@ Axis letters: n images, C channels, h w pixels.
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -107,7 +108,7 @@ def _tap_weights(fraction: Floats, interpolation: Interpolation) -> Floats:
     return (_CUBIC_COEFFICIENTS @ powers.reshape(4, -1)).reshape(powers.shape)
 
 
-def _to_device(values: Floats, images: Tensor) -> Tensor:
+def _to_device(values: npt.NDArray[np.floating], images: Tensor) -> Tensor:
     return torch.from_numpy(values.astype(np.float32)).to(images.device, non_blocking=True)
 
 

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 
 from torch import Tensor, nn
 
-from ..errors import UnknownNameError
+from kawara.errors import UnknownNameError
 
 Activation = Literal["gelu", "gelu_tanh", "relu"]
 

@@ -22,8 +22,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..errors import ConfigError, UnknownNameError
-from .feedforward import Activation, activation
+from kawara.errors import ConfigError, UnknownNameError
+from kawara.layers.feedforward import Activation, activation
 
 StemNorm = Literal["batch", "layer"]
 

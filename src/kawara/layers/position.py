@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..errors import ConfigError, UnknownNameError
+from kawara.errors import ConfigError, UnknownNameError
 
 PositionResize = Literal["bicubic", "bicubic-antialias", "bilinear", "bicubic-corners", "bilinear-corners", "dinov2-offset"]
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .attention import SelfAttention
-from .feedforward import Activation, FeedForward
+from kawara.layers.attention import SelfAttention
+from kawara.layers.feedforward import Activation, FeedForward
 
 
 def stochastic_depth_rates(maximum: float, num_blocks: int) -> list[float]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError, UnknownNameError
+from kawara.errors import ConfigError, UnknownNameError
 
 Replacement = Callable[[Any, tuple[Any, ...]], Any]
 """(what the module returned, its positional arguments) -> what to return instead."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from typing import Any
 
-from ..errors import UnknownNameError
-from .interface import Features, ImageModel
-from .variants import MODELS, Variant
-from .vit import VisionTransformer, ViTConfig
+from kawara.errors import UnknownNameError
+from kawara.models.interface import Features, ImageModel
+from kawara.models.variants import MODELS, Variant
+from kawara.models.vit import VisionTransformer, ViTConfig
 
 __all__ = [
     "MODELS",

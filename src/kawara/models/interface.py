@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from kawara.errors import ConfigError
 
 
 @dataclass(frozen=True)

@@ -14,8 +14,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
-from ..registry import Registry
-from .vit import ViTConfig
+from kawara.models.vit import ViTConfig
+from kawara.registry import Registry
 
 
 @dataclass(frozen=True)

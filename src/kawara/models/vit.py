@@ -26,12 +26,12 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError, UnknownNameError
-from ..layers.feedforward import Activation
-from ..layers.patch import ConvolutionalStem, PatchEmbedding, PatchProjection, StemNorm, check_stem, patch_grid, stem_channels
-from ..layers.position import PositionResize, resize_positions, sincos_positions
-from ..layers.residual import Block, LayerScale, stochastic_depth_rates
-from .interface import Features, ImageModel, names_without_decay
+from kawara.errors import ConfigError, UnknownNameError
+from kawara.layers.feedforward import Activation
+from kawara.layers.patch import ConvolutionalStem, PatchEmbedding, PatchProjection, StemNorm, check_stem, patch_grid, stem_channels
+from kawara.layers.position import PositionResize, resize_positions, sincos_positions
+from kawara.layers.residual import Block, LayerScale, stochastic_depth_rates
+from kawara.models.interface import Features, ImageModel, names_without_decay
 
 Stem = Literal["patch", "conv"]
 Pool = Literal["class", "mean"]

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from .calibration import reliability
-from .confusion import confusion
-from .curves import training_curves
-from .style import to_png, to_svg
+from kawara.plots.calibration import reliability
+from kawara.plots.confusion import confusion
+from kawara.plots.curves import training_curves
+from kawara.plots.style import to_png, to_svg
 
 __all__ = ["confusion", "reliability", "to_png", "to_svg", "training_curves"]

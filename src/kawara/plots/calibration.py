@@ -8,7 +8,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .style import CLAY, MUTED, SLATE, SLATE_PALE, Language, axes_at, house_style, new_figure, nothing_to_draw
+from kawara.plots.style import CLAY, MUTED, SLATE, SLATE_PALE, Language, axes_at, house_style, new_figure, nothing_to_draw
 
 Floats = NDArray[np.floating[Any]]
 

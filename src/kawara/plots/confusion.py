@@ -12,7 +12,20 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from .style import CLAY, INK, PAPER, SLATE, WASH, Language, axes_at, house_style, new_figure, nothing_to_draw, shortened, text_width_in
+from kawara.plots.style import (
+    CLAY,
+    INK,
+    PAPER,
+    SLATE,
+    WASH,
+    Language,
+    axes_at,
+    house_style,
+    new_figure,
+    nothing_to_draw,
+    shortened,
+    text_width_in,
+)
 
 Ints = NDArray[np.integer[Any]]
 Floats = NDArray[np.float64]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 from numpy.typing import NDArray
 
-from .style import CLAY, SLATE, SLATE_PALE, Language, axes_at, house_style, new_figure, nothing_to_draw
+from kawara.plots.style import CLAY, SLATE, SLATE_PALE, Language, axes_at, house_style, new_figure, nothing_to_draw
 
 Floats = NDArray[np.float64]
 XAxis = Literal["epoch", "minutes"]

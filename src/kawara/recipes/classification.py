@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ..data.augment import AugmentConfig
-from ..data.mixing import MixConfig
-from ..data.sampling import SamplerConfig
-from ..registry import Registry
-from ..tasks.classification import ClassificationConfig
-from ..training.optimizer import OptimizerConfig
-from ..training.run_config import DataSettings, ModelSettings, RunConfig
-from ..training.schedule import ScheduleConfig
+from kawara.data.augment import AugmentConfig
+from kawara.data.mixing import MixConfig
+from kawara.data.sampling import SamplerConfig
+from kawara.registry import Registry
+from kawara.tasks.classification import ClassificationConfig
+from kawara.training.optimizer import OptimizerConfig
+from kawara.training.run_config import DataSettings, ModelSettings, RunConfig
+from kawara.training.schedule import ScheduleConfig
 
 RECIPES: Registry[Callable[[], RunConfig]] = Registry("recipe")
 

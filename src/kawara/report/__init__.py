@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from .run_page import RunSummary, Sample, write_run_page
+from kawara.report.run_page import RunSummary, Sample, write_run_page
 
 __all__ = ["RunSummary", "Sample", "write_run_page"]

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
-from ..plots.style import POINTS_PER_INCH, to_svg
+from kawara.plots.style import POINTS_PER_INCH, to_svg
 
 SMALL_IMAGE_PX = 64
 LARGEST_IMAGE_PX = 200

@@ -13,14 +13,14 @@ import numpy as np
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from ..files import write_text
-from ..plots.calibration import reliability
-from ..plots.confusion import confusion
-from ..plots.curves import PANELS, training_curve
-from ..plots.style import Language
-from . import wording
-from .page import figure_source, image_source, render
-from .wording import Text
+from kawara.files import write_text
+from kawara.plots.calibration import reliability
+from kawara.plots.confusion import confusion
+from kawara.plots.curves import PANELS, training_curve
+from kawara.plots.style import Language
+from kawara.report import wording
+from kawara.report.page import figure_source, image_source, render
+from kawara.report.wording import Text
 
 LANGUAGES: tuple[Language, ...] = ("en", "ja")
 MAX_SAMPLES = 12

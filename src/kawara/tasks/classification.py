@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..data.loading import Batch
-from ..data.mixing import MixConfig, mix
+from kawara.data.loading import Batch
+from kawara.data.mixing import MixConfig, mix
 
 
 @dataclass(frozen=True)

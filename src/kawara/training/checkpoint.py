@@ -15,9 +15,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from ..errors import ModelFileError
-from ..files import replacing
-from .averaging import WeightAverage
+from kawara.errors import ModelFileError
+from kawara.files import replacing
+from kawara.training.averaging import WeightAverage
 
 
 def save_checkpoint(
@@ -32,7 +32,7 @@ def save_checkpoint(
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.state.items()}
         progress = progress | {"average_updates": average.num_updates}
-    names = {parameter: name for name, parameter in model.named_parameters()}
+    names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for number, optimizer in enumerate(optimizers):
         for parameter, state in optimizer.state.items():
             for key, value in state.items():

@@ -7,7 +7,7 @@ import math
 from pathlib import Path
 from typing import Any
 
-from ..files import cannot_write, replacing
+from kawara.files import cannot_write, replacing
 
 
 class Journal:

@@ -19,16 +19,16 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from ..data.loading import Batch, EvalLoader, TrainLoader
-from ..errors import DivergedError, KawaraError, OutOfMemoryError
-from ..runtime import autocast_dtype, peak_memory_bytes
-from .averaging import WeightAverage
-from .checkpoint import load_checkpoint, save_checkpoint
-from .optimizer import build_optimizers, clip_gradients, set_rate
-from .progress import Reporter, format_seconds
-from .run_config import RunConfig
-from .run_folder import RunFolder
-from .schedule import Clock, Schedule
+from kawara.data.loading import Batch, EvalLoader, TrainLoader
+from kawara.errors import DivergedError, KawaraError, OutOfMemoryError
+from kawara.runtime import autocast_dtype, peak_memory_bytes
+from kawara.training.averaging import WeightAverage
+from kawara.training.checkpoint import load_checkpoint, save_checkpoint
+from kawara.training.optimizer import build_optimizers, clip_gradients, set_rate
+from kawara.training.progress import Reporter, format_seconds
+from kawara.training.run_config import RunConfig
+from kawara.training.run_folder import RunFolder
+from kawara.training.schedule import Clock, Schedule
 
 NUM_VALIDATIONS = 10
 JOURNAL_INTERVAL_S = 5.0

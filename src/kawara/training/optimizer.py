@@ -6,13 +6,14 @@ learning rate of layer i of L is multiplied by d^(L−i) (BEiT, MAE).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import ConfigError
+from kawara.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,6 @@ def set_rate(optimizers: list[torch.optim.Optimizer], factor: float) -> None:
             group["lr"] = group["peak_lr"] * factor
 
 
-def clip_gradients(parameters: list[Tensor], clip_norm: float) -> Tensor:
+def clip_gradients(parameters: Sequence[Tensor], clip_norm: float) -> Tensor:
     """Scale all gradients by min(1, c / (‖g‖₂ + 1e-6)) and return ‖g‖₂."""
     return nn.utils.clip_grad_norm_(parameters, clip_norm)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-from ..data.augment import AugmentConfig
-from ..data.sampling import SamplerConfig
-from ..errors import ConfigError
-from ..runtime import Precision
-from ..tasks.classification import ClassificationConfig
-from .optimizer import OptimizerConfig
-from .schedule import Duration, ScheduleConfig
+from kawara.data.augment import AugmentConfig
+from kawara.data.sampling import SamplerConfig
+from kawara.errors import ConfigError
+from kawara.runtime import Precision
+from kawara.tasks.classification import ClassificationConfig
+from kawara.training.optimizer import OptimizerConfig
+from kawara.training.schedule import Duration, ScheduleConfig
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from ..errors import RunFolderError
-from ..files import cannot_write
-from .journal import Journal
+from kawara.errors import RunFolderError
+from kawara.files import cannot_write
+from kawara.training.journal import Journal
 
 
 class RunFolder:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-from ..errors import ConfigError
+from kawara.errors import ConfigError
 
 Unit = Literal["steps", "epochs", "minutes", "%"]
 

@@ -1,9 +1,9 @@
 """What the command line does, as functions."""
 
-from .demonstration import Demo, demo
-from .description import describe_model, diagnose, list_models
-from .evaluation import Evaluation, evaluate
-from .training import TrainRequest, TrainResult, resolve, run_training, train
+from kawara.verbs.demonstration import Demo, demo
+from kawara.verbs.description import describe_model, diagnose, list_models
+from kawara.verbs.evaluation import Evaluation, evaluate
+from kawara.verbs.training import TrainRequest, TrainResult, resolve, run_training, train
 
 __all__ = [
     "Demo",

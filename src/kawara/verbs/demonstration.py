@@ -8,10 +8,10 @@ from typing import Any
 
 from PIL import Image
 
-from ..data.sources import load_data, open_data
-from ..predict import Prediction, load
-from ..training.progress import Reporter
-from .training import TrainRequest, TrainResult, run_training
+from kawara.data.sources import load_data, open_data
+from kawara.predict import Prediction, load
+from kawara.training.progress import Reporter
+from kawara.verbs.training import TrainRequest, TrainResult, run_training
 
 NUM_EXAMPLES = 8
 

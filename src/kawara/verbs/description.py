@@ -8,11 +8,11 @@ from typing import Any
 
 import torch
 
-from .. import models
-from ..analysis.cost import count_macs, count_parameters
-from ..config import to_dict
-from ..models import MODELS
-from ..runtime import choose_device, environment, has_fast_bfloat16
+from kawara import models
+from kawara.analysis.cost import count_macs, count_parameters
+from kawara.config import to_dict
+from kawara.models import MODELS
+from kawara.runtime import choose_device, environment, has_fast_bfloat16
 
 
 def list_models() -> list[dict[str, Any]]:

@@ -10,16 +10,16 @@ import numpy as np
 import torch
 from torch import nn
 
-from ..data.listing import Listing, SkippedFile
-from ..data.loading import EvalLoader
-from ..data.sources import ImageData, ImageSplit, load_data, open_data
-from ..errors import DataError
-from ..predict import Predictor, load
-from ..runtime import autocast_dtype
-from ..tasks.classification import classify
-from ..tasks.metrics import classification_metrics, confusion_matrix, per_class
-from ..training.progress import Reporter
-from ..weights import ModelCard
+from kawara.data.listing import Listing, SkippedFile
+from kawara.data.loading import EvalLoader
+from kawara.data.sources import ImageData, ImageSplit, load_data, open_data
+from kawara.errors import DataError
+from kawara.predict import Predictor, load
+from kawara.runtime import autocast_dtype
+from kawara.tasks.classification import classify
+from kawara.tasks.metrics import classification_metrics, confusion_matrix, per_class
+from kawara.training.progress import Reporter
+from kawara.weights import ModelCard
 
 EVALUATION_BATCH = 256
 TRAINING_SAMPLE = 256

@@ -6,18 +6,18 @@ from typing import Any
 
 import numpy as np
 
-from ..analysis.cost import count_macs, count_parameters
-from ..config import from_dict, to_yaml
-from ..data.sources import ImageData
-from ..files import replacing
-from ..models import ImageModel
-from ..plots import to_png
-from ..plots.curves import training_curves
-from ..report.run_page import RunSummary, Sample, write_run_page
-from ..training.run_config import RunConfig
-from ..training.run_folder import RunFolder
-from ..weights import ModelCard
-from .evaluation import Evaluation
+from kawara.analysis.cost import count_macs, count_parameters
+from kawara.config import from_dict, to_yaml
+from kawara.data.sources import ImageData
+from kawara.files import replacing
+from kawara.models import ImageModel
+from kawara.plots import to_png
+from kawara.plots.curves import training_curves
+from kawara.report.run_page import RunSummary, Sample, write_run_page
+from kawara.training.run_config import RunConfig
+from kawara.training.run_folder import RunFolder
+from kawara.verbs.evaluation import Evaluation
+from kawara.weights import ModelCard
 
 NUM_SAMPLES = 12
 

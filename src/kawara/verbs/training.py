@@ -13,31 +13,31 @@ from typing import Any
 import numpy as np
 import torch
 
-from .. import models
-from ..analysis.cost import count_macs, count_parameters
-from ..config import from_dict, override, parse_assignments, read_file, to_dict, to_yaml
-from ..data.augment import Augmentation
-from ..data.listing import Listing
-from ..data.loading import EvalLoader, TrainLoader
-from ..data.preprocessing import Preprocessing
-from ..data.sources import ImageData, ImageSplit, load_data, open_data
-from ..data.survey import survey
-from ..errors import ConfigError, RunFolderError
-from ..files import write_json, write_text
-from ..models import ImageModel
-from ..recipes import RECIPES, choose
-from ..runtime import autocast_dtype, choose_device, environment, keep_large_buffers, seed_everything, threads
-from ..tasks.classification import Classification, classify
-from ..tasks.metrics import classification_metrics
-from ..training.checkpoint import read_weights
-from ..training.loop import FitResult, Loop, seconds_per_image
-from ..training.progress import Reporter
-from ..training.run_config import RunConfig
-from ..training.run_folder import RunFolder, latest_run, next_free
-from ..training.schedule import Duration
-from ..weights import ModelCard, save_model
-from .evaluation import EVALUATION_BATCH, Evaluation, measure, training_sample
-from .run_report import write_report
+from kawara import models
+from kawara.analysis.cost import count_macs, count_parameters
+from kawara.config import from_dict, override, parse_assignments, read_file, to_dict, to_yaml
+from kawara.data.augment import Augmentation
+from kawara.data.listing import Listing
+from kawara.data.loading import EvalLoader, TrainLoader
+from kawara.data.preprocessing import Preprocessing
+from kawara.data.sources import ImageData, ImageSplit, load_data, open_data
+from kawara.data.survey import survey
+from kawara.errors import ConfigError, RunFolderError
+from kawara.files import write_json, write_text
+from kawara.models import ImageModel
+from kawara.recipes import RECIPES, choose
+from kawara.runtime import autocast_dtype, choose_device, environment, keep_large_buffers, seed_everything, threads
+from kawara.tasks.classification import Classification, classify
+from kawara.tasks.metrics import classification_metrics
+from kawara.training.checkpoint import read_weights
+from kawara.training.loop import FitResult, Loop, seconds_per_image
+from kawara.training.progress import Reporter
+from kawara.training.run_config import RunConfig
+from kawara.training.run_folder import RunFolder, latest_run, next_free
+from kawara.training.schedule import Duration
+from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, measure, training_sample
+from kawara.verbs.run_report import write_report
+from kawara.weights import ModelCard, save_model
 
 REPORT_SECONDS = 4.0
 MAX_SKIPPED_SHOWN = 10
@@ -81,8 +81,9 @@ class TrainResult:
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values; `top1` and the other metrics are fractions."""
-        values = dataclasses.asdict(self) | {"folder": str(self.folder), "model_path": str(self.model_path)}
-        return values | values.pop("metrics")
+        values: dict[str, Any] = dataclasses.asdict(self)
+        metrics = values.pop("metrics")
+        return values | {"folder": str(self.folder), "model_path": str(self.model_path)} | metrics
 
 
 @dataclass(frozen=True)

@@ -18,11 +18,11 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from .. import models
-from ..config import from_dict, to_dict
-from ..data.preprocessing import Preprocessing
-from ..errors import ConfigError, ModelFileError
-from ..files import replacing
+from kawara import models
+from kawara.config import from_dict, to_dict
+from kawara.data.preprocessing import Preprocessing
+from kawara.errors import ConfigError, ModelFileError
+from kawara.files import replacing
 
 FORMAT_VERSION = 1
 
