@@ -31,7 +31,7 @@ import numpy as np
 CASES = {
     "cold": {"image": 224, "images": 128, "batch": 64},
     "cached": {"image": 224, "images": 128, "batch": 64},
-    "small": {"image": 32, "images": 2048, "batch": 256},
+    "small": {"image": 32, "images": 4096, "batch": 512},
 }
 RAND_AUGMENT, ERASING = "m9-mstd0.5-inc1", 0.25
 JPEG_SIZE, JPEG_QUALITY = (500, 375), 90
@@ -85,6 +85,13 @@ def kawara_pass(name: str, case: dict[str, int]) -> Pass:
     preprocessing = Preprocessing(image_size=side, crop_fraction=1.0 if name == "small" else 0.875)
     augmentation = Augmentation(config, preprocessing, seed=0)
     place: Callable[[np.ndarray, int], torch.Tensor]
+
+    def fill(load: Callable[[int], np.ndarray], indices: np.ndarray, epoch: int) -> torch.Tensor:
+        batch = torch.empty(len(indices), 3, *side, dtype=torch.uint8)
+        for row, index in zip(batch, indices.tolist()):
+            augmentation.place(load(index), epoch, index, out=row)
+        return batch
+
     if name == "small":
         images = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in photos(case["images"], side)])
 
@@ -104,18 +111,18 @@ def kawara_pass(name: str, case: dict[str, int]) -> Pass:
 
         def place(indices: np.ndarray, epoch: int) -> torch.Tensor:
             assert file
-            return torch.stack([augmentation.place(views[index], epoch, index) for index in indices.tolist()])
+            return fill(lambda index: views[index], indices, epoch)
 
     else:
         files = jpegs(case["images"])
 
         def place(indices: np.ndarray, epoch: int) -> torch.Tensor:
-            return torch.stack([augmentation.place(decode(files[index], "benchmark"), epoch, index) for index in indices.tolist()])
+            return fill(lambda index: decode(files[index], "benchmark"), indices, epoch)
 
     def serve(epoch: int) -> int:
         for start in range(0, case["images"], case["batch"]):
             indices = np.arange(start, start + case["batch"])
-            augmentation.transform(place(indices, epoch), epoch, indices)
+            augmentation.transform(place(indices, epoch), epoch, indices, overwrite=True)
         return case["images"]
 
     return serve

@@ -72,7 +72,7 @@ def build_parser() -> _Parser:
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
 
-    evaluate = verb("evaluate", "measure a model on labelled images, with 95 % intervals")
+    evaluate = verb("evaluate", "measure a model on labelled images, with 95 %% intervals")
     evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors")
     evaluate.add_argument("data", metavar="DATA", help="as for train; its test part is used, else val, else all of it")
     evaluate.add_argument("--split", choices=["train", "val", "test", "all"], help="which part of DATA")
@@ -125,7 +125,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         options = parser.parse_args(arguments)
     except SystemExit as leaving:
-        return int(leaving.code or 0)
+        code = int(leaving.code or 0)
+        if code and "--json" in (sys.argv[1:] if arguments is None else arguments):
+            print(json.dumps({"error": "UsageError", "message": "the command line cannot be understood; stderr says why"}))
+        return code
     if options.version:
         from kawara import __version__
 

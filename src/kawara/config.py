@@ -51,9 +51,12 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
         for depth, parent in enumerate(parents):
             _check_names(node_type, {parent: None}, ".".join(parents[:depth]))
             node, node_type = node[parent], get_type_hints(node_type)[parent]
-            if not dataclasses.is_dataclass(node_type):
+            if not isinstance(node, dict):
                 raise ConfigError(f"{'.'.join(parents[: depth + 1])!r} is a single value; nothing lies below it.", got=path)
-        _check_names(node_type, {name: None}, ".".join(parents))
+            if not dataclasses.is_dataclass(node_type):
+                break  # a table with free names: what fits in it is for its reader to say
+        else:
+            _check_names(node_type, {name: None}, ".".join(parents))
         node[name] = value
     return from_dict(type(config), values, where="the settings " + ", ".join(changes))
 

@@ -12,6 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from kawara.config import parse_assignments, to_dict, to_yaml
 from kawara.errors import DecodeError, UserError
 from kawara.training.progress import Reporter, format_seconds
 
@@ -29,20 +30,22 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         data=options.data,
         model=options.model,
         recipe=options.recipe,
-        length=next((f"{value:g} {unit}" for unit, value in amount.items() if value is not None), None),
+        length=next((f"{value:.15g} {unit}" for unit, value in amount.items() if value is not None), None),
         image_size=options.image_size,
         out=options.out,
         seed=options.seed,
         resume=options.resume,
         device=options.device,
         config=options.config,
-        settings=tuple(options.set),
+        settings=parse_assignments(options.set),
     )
     with Reporter() as reporter:
         if options.print_config:
-            from kawara.config import to_yaml
-
-            print(to_yaml(verbs.resolve(request, reporter)), end="")
+            config = verbs.resolve(request, reporter)
+            if options.json:
+                _print_json(to_dict(config))
+            else:
+                print(to_yaml(config), end="")
             return 0
         result = verbs.run_training(request, reporter, started_at=started_at)
     if options.json:
@@ -151,7 +154,6 @@ def _models(options: argparse.Namespace, started_at: float) -> int:
 def _recipes(options: argparse.Namespace, started_at: float) -> int:
     import inspect
 
-    from kawara.config import to_dict, to_yaml
     from kawara.recipes import RECIPES
 
     if options.name:

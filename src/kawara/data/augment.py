@@ -98,13 +98,18 @@ class Augmentation:
         self._streams = _streams(config, self._rand_augment)
         self._mean_color = torch.tensor([round(255 * mean) for mean in preprocessing.mean], dtype=torch.uint8)
 
-    def place(self, image_u8: ImageArray, epoch: int, index: int) -> Tensor:
-        """Cut (H, W, C) to the model's size with the crop of (epoch, index); returns uint8 (C, h, w)."""
+    def place(self, image_u8: ImageArray, epoch: int, index: int, out: Tensor | None = None) -> Tensor:
+        """Cut (H, W, C) to the model's size with the crop of (epoch, index).
+
+        Returns uint8 (C, h, w), in `out` if given: a row of the batch to be, which saves a copy.
+        """
         if self.config.crop != "random_resized":
-            return self._pad(self.preprocessing.place(image_u8)[None], epoch, np.array([index]))[0]
-        top, left, height, width = self._crop_box(image_u8.shape[0], image_u8.shape[1], epoch, index)
-        crop = image_u8[top : top + height, left : left + width].copy()
-        return resize(as_batch(crop), self.preprocessing.image_size, self.preprocessing.interpolation)[0].contiguous()
+            placed = self._pad(self.preprocessing.place(image_u8)[None], epoch, np.array([index]))[0]
+        else:
+            top, left, height, width = self._crop_box(image_u8.shape[0], image_u8.shape[1], epoch, index)
+            crop = image_u8[top : top + height, left : left + width].copy()
+            placed = resize(as_batch(crop), self.preprocessing.image_size, self.preprocessing.interpolation)[0]
+        return placed.contiguous() if out is None else out.copy_(placed)
 
     def place_batch(self, images_u8: Tensor, epoch: int, indices: Indices) -> Tensor:
         """Do `place` for uint8 (B, C, H, W): the same draws and the same result; the input is left as it is."""
@@ -118,15 +123,18 @@ class Augmentation:
             target.copy_(resize(crop, size, self.preprocessing.interpolation)[0])
         return placed
 
-    def transform(self, images_u8: Tensor, epoch: int, indices: Indices, out: Tensor | None = None) -> Tensor:
+    def transform(self, images_u8: Tensor, epoch: int, indices: Indices, *, out: Tensor | None = None, overwrite: bool = False) -> Tensor:
         """Augment and normalise uint8 (B, C, h, w) on its device; returns float32 (B, C, h, w), in `out` if given.
 
-        The input is left as it is.
+        The input is left as it is, unless `overwrite` says that nobody needs it: that saves a copy.
         """
         indices = np.asarray(indices, dtype=np.int64)
         numbers = uniforms(self.seed, epoch, indices, self._streams)
         with torch.no_grad():
-            images = self._transform_u8(images_u8, numbers)
+            images = images_u8.contiguous()
+            if not overwrite and images.data_ptr() == images_u8.data_ptr():
+                images = images.clone()
+            self._change(images, numbers)
             normalised = self.preprocessing.normalise(images, out=out)
             if self.config.noise_std > 0:
                 add_noise(normalised, self.config.noise_std, numbers["noise"])
@@ -134,8 +142,8 @@ class Augmentation:
                 random_erasing(normalised, self.config.erasing, numbers["erasing"], seed=self.seed, epoch=epoch, indices=indices)
         return normalised
 
-    def _transform_u8(self, images_u8: Tensor, numbers: Mapping[str, Floats]) -> Tensor:
-        images = images_u8.clone(memory_format=torch.contiguous_format)
+    def _change(self, images: Tensor, numbers: Mapping[str, Floats]) -> None:
+        """Do all that happens to uint8 images, in place."""
         for stream, axis, probability in (("flip", 3, self.config.flip), ("vertical_flip", 2, self.config.vertical_flip)):
             if probability > 0:
                 drawn = np.flatnonzero(numbers[stream][:, 0] < probability)
@@ -150,7 +158,6 @@ class Augmentation:
             _three_augment(images, numbers["three_augment"])
         if "color_jitter" in numbers:
             _jitter(images, self.config.color_jitter, numbers["color_jitter"])
-        return images
 
     def _crop_box(self, height: int, width: int, epoch: int, index: int) -> tuple[int, int, int, int]:
         config = self.config

@@ -48,13 +48,20 @@ def sharpness(images: Tensor, factors: Floats) -> Tensor:
 
 def gaussian_blur(images: Tensor, sigmas: Floats) -> Tensor:
     """Blur with a Gaussian of `sigmas` pixels (n,), at most 2; the border is repeated."""
-    num_images, channels, height, width = images.shape
-    offsets = np.arange(-_MAX_BLUR_RADIUS_PX, _MAX_BLUR_RADIUS_PX + 1)
-    weights = np.exp(-0.5 * (offsets / sigmas[:, None]) ** 2)
-    weights = np.repeat(weights / weights.sum(1, keepdims=True), channels, axis=0).astype(np.float32)
-    kernels = torch.from_numpy(weights).to(images.device, non_blocking=True)
-    planes = images.float().view(1, num_images * channels, height, width)
-    planes = torch.nn.functional.pad(planes, (_MAX_BLUR_RADIUS_PX,) * 4, mode="replicate")
-    planes = torch.nn.functional.conv2d(planes, kernels[:, None, :, None], groups=num_images * channels)
-    planes = torch.nn.functional.conv2d(planes, kernels[:, None, None, :], groups=num_images * channels)
-    return to_uint8(planes.view(images.shape).add_(0.5).clamp_(0, 255))
+    weights = np.exp(-0.5 * (np.arange(_MAX_BLUR_RADIUS_PX + 1) / sigmas[:, None]) ** 2)
+    weights /= 2 * weights.sum(1, keepdims=True) - weights[:, :1]
+    columns = [column(weights[:, distance], images, np.float32) for distance in range(_MAX_BLUR_RADIUS_PX + 1)]
+    values = _blur_along(_blur_along(images.float(), 2, columns), 3, columns)
+    return to_uint8(values.add_(0.5).clamp_(0, 255))
+
+
+def _blur_along(values: Tensor, axis: int, weights: list[Tensor]) -> Tensor:
+    """Sum each value's neighbours along `axis`. Not a convolution call: its last bits would depend on how many images come together."""
+    radius, length = len(weights) - 1, values.shape[axis]
+    positions = torch.arange(-radius, length + radius, device=values.device).clamp(0, length - 1)
+    padded = values.index_select(axis, positions)
+    total = padded.narrow(axis, radius, length) * weights[0]
+    for distance, weight in enumerate(weights[1:], start=1):
+        pair = padded.narrow(axis, radius - distance, length) + padded.narrow(axis, radius + distance, length)
+        total.add_(pair.mul_(weight))
+    return total

@@ -48,6 +48,7 @@ def model_config(
             raise UnknownNameError(f"option of the model {name}", option, known)
     if isinstance(image_size, int):
         image_size = (image_size, image_size)
+    overrides = {option: tuple(value) if isinstance(value, list) else value for option, value in overrides.items()}  # lists come from JSON
     return dataclasses.replace(
         config,
         num_classes=num_classes,

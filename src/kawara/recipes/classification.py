@@ -26,11 +26,11 @@ def small() -> RunConfig:
     """
     return RunConfig(
         recipe="small",
-        model=ModelSettings(name="vit_pico_conv_4"),
-        augment=AugmentConfig(crop="pad", pad_px=2, flip=0.5),
-        task=ClassificationConfig(label_smoothing=0.05),
-        optimizer=OptimizerConfig(name="muon", lr=3e-3, muon_lr=0.02, weight_decay=0.02, muon_momentum=0.95),
-        schedule=ScheduleConfig(kind="linear", warmup="2%"),
+        model=ModelSettings(name="vit_pico_conv_8"),
+        augment=AugmentConfig(crop="pad", pad_px=1, flip=0.5),
+        task=ClassificationConfig(label_smoothing=0.1),
+        optimizer=OptimizerConfig(name="muon", lr=3e-3, muon_lr=0.02, weight_decay=0.0, betas=(0.9, 0.99), muon_momentum=0.95),
+        schedule=ScheduleConfig(kind="linear", warmup="3%"),
         length="30 epochs",
         batch_size=128,
     )

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class WeightAverage:
-    """The moving average of a model's parameters; its buffers are copied."""
+    """The moving average of a model's parameters and statistics; counters are copied."""
 
     def __init__(self, model: nn.Module, decay: float):
         self.decay = decay

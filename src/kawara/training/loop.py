@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from kawara.data.loading import Batch, EvalLoader, TrainLoader
-from kawara.errors import DivergedError, KawaraError, OutOfMemoryError
+from kawara.errors import ConfigError, DivergedError, KawaraError, OutOfMemoryError
 from kawara.runtime import autocast_dtype, peak_memory_bytes
 from kawara.training.averaging import WeightAverage
 from kawara.training.checkpoint import load_checkpoint, save_checkpoint
@@ -96,7 +96,12 @@ class Loop:
         self.optimizers = build_optimizers(model, config.optimizer, config.batch_size * config.accumulate)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
         self.average = WeightAverage(model, config.average_decay) if config.average_decay else None
-        self.steps_per_epoch = max(1, train.num_batches // config.accumulate)
+        if config.accumulate > train.num_batches:
+            raise ConfigError(
+                f"accumulate={config.accumulate} asks for more batches than an epoch has.",
+                got=f"{train.num_batches} batches of {config.batch_size}",
+            )
+        self.steps_per_epoch = train.num_batches // config.accumulate
         self.clock = Clock(config.parsed_length, self.steps_per_epoch, started_at=started_at)
         self.schedule = Schedule(config.schedule, self.clock)
         self.progress = Progress()
@@ -351,19 +356,19 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
-def seconds_per_image(model: nn.Module, loader: EvalLoader, dtype: torch.dtype | None, max_batches: int = 3) -> float:
-    """Measure how long evaluation takes, on up to `max_batches` batches after one to warm up."""
-    count, started = 0, 0.0
+def seconds_per_image(model: nn.Module, loader: EvalLoader, dtype: torch.dtype | None, max_batches: int = 4) -> float:
+    """Measure how long evaluation takes on up to `max_batches` batches, the first left out where there are others."""
+    times: list[tuple[float, int]] = []
     model.eval()
     with torch.inference_mode():
-        for number, batch in enumerate(loader):
-            if number == 1:
-                started = time.monotonic()
+        started = time.monotonic()
+        for batch in loader:
             with torch.autocast(batch.images.device.type, dtype=dtype, enabled=dtype is not None):
                 model(batch.images).sum().item()
-            if number >= 1:
-                count += len(batch.labels)
-            if number >= max_batches:
+            times.append((time.monotonic() - started, len(batch.labels)))
+            started = time.monotonic()
+            if len(times) == max_batches:
                 break
     model.train()
-    return (time.monotonic() - started) / count if count else 0.0
+    times = times[1:] or times
+    return sum(seconds for seconds, _ in times) / sum(count for _, count in times)

@@ -39,7 +39,7 @@ class OptimizerConfig:
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
-    """Bring the singular values of matrices (…, rows, columns) near 1 by a quintic Newton–Schulz iteration.
+    """Bring the singular values of matrices (n, rows, columns) near 1 by a quintic Newton–Schulz iteration.
 
     Coefficients of Jordan et al. 2024 ("Muon: an optimizer for hidden layers"). In float32, because bfloat16 is
     emulated on most CPUs.
@@ -47,21 +47,21 @@ def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:
     a, b, c = 3.4445, -4.7750, 2.0315
     x = matrices.mT if matrices.size(-2) > matrices.size(-1) else matrices
     x = x / (x.norm(dim=(-2, -1), keepdim=True) + 1e-7)
-    for _ in range(steps):
+    for _ in range(steps):  # x ← a·x + (b·G + c·G²)·x with G = x xᵀ
         gram = x @ x.mT
-        x = a * x + (b * gram + c * gram @ gram) @ x
+        x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.mT if matrices.size(-2) > matrices.size(-1) else x
 
 
 class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: every matrix moves by the same amount in all its directions.
 
-    Matrices of one shape are orthogonalised together. A weight (3D, D) that holds queries, keys and values is treated
-    as three matrices, a convolution kernel as a matrix of its outputs.
+    Matrices of one shape are orthogonalised together. `parts` of a group says of how many matrices, one below the other, each
+    weight is made: 3 for queries, keys and values. A convolution kernel is the matrix of its outputs.
     """
 
-    def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.0):
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "lr_scale": 1.0})
+    def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, parts: int = 1):
+        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "parts": parts})
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -78,7 +78,7 @@ class Muon(torch.optim.Optimizer):
                 buffer = state["momentum"].lerp_(parameter.grad, 1 - group["momentum"])
                 update = parameter.grad.lerp(buffer, group["momentum"])  # Nesterov's look ahead
                 parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                for part, target in zip(_as_matrices(update), _as_matrices(parameter)):
+                for part, target in zip(update.flatten(1).chunk(group["parts"]), parameter.flatten(1).chunk(group["parts"])):
                     by_shape.setdefault((part.size(0), part.size(1)), []).append((part, target))
             for (rows, columns), pairs in by_shape.items():
                 directions = orthogonalise(torch.stack([part for part, _ in pairs]))
@@ -87,18 +87,11 @@ class Muon(torch.optim.Optimizer):
                     target.sub_(direction.reshape(target.shape), alpha=rate)
 
 
-def _as_matrices(tensor: Tensor) -> list[Tensor]:
-    """View a weight as the matrices it is made of."""
-    matrix = tensor.flatten(1)
-    rows, columns = matrix.shape
-    return list(matrix.split(columns)) if rows == 3 * columns else [matrix]
-
-
 def build_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int) -> list[torch.optim.Optimizer]:
     """Return the optimisers of `model`; every group knows its peak rate as "peak_lr"."""
     scale = batch_size / config.lr_batch if config.lr_batch else 1.0
     no_decay: set[str] = model.no_decay()  # type: ignore[operator]
-    groups: dict[tuple[bool, float, bool], list[Tensor]] = {}
+    groups: dict[tuple[bool, float, bool, int], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
@@ -107,15 +100,19 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int)
         layer_scale = 1.0
         if config.layer_decay != 1.0:
             layer_scale = config.layer_decay ** (model.num_layers - model.layer_index(name))  # type: ignore[operator]
-        groups.setdefault((decayed, layer_scale, is_matrix), []).append(parameter)
+        parts = 3 if is_matrix and name.endswith("qkv.weight") else 1
+        groups.setdefault((decayed, layer_scale, is_matrix, parts), []).append(parameter)
     if not groups:
         raise ConfigError("No parameter is left to train.", remedy="freeze fewer blocks")
 
     plain, matrices = [], []
-    for (decayed, layer_scale, is_matrix), parameters in groups.items():
+    for (decayed, layer_scale, is_matrix, parts), parameters in groups.items():
         peak = (config.muon_lr if is_matrix else config.lr * scale) * layer_scale
         group = {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": config.weight_decay if decayed else 0.0}
-        (matrices if is_matrix else plain).append(group)
+        if is_matrix:
+            matrices.append(group | {"parts": parts})
+        else:
+            plain.append(group)
 
     optimizers: list[torch.optim.Optimizer] = []
     if plain:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from kawara.data.augment import AugmentConfig
 from kawara.data.sampling import SamplerConfig
@@ -25,7 +25,7 @@ class ModelSettings:
     name: str = "vit_tiny_16"
     stochastic_depth: float = 0.0
     dropout: float = 0.0
-    options: dict[str, int | float | bool | str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -45,7 +45,7 @@ class Duration:
         return cls(amount, _UNITS[unit.rstrip("s") if unit != "%" else "%"])
 
     def __str__(self) -> str:
-        return f"{self.amount:g}{'' if self.unit == '%' else ' '}{self.unit}"
+        return f"{self.amount:.15g}{'' if self.unit == '%' else ' '}{self.unit}"
 
     def steps(self, steps_per_epoch: int) -> int | None:
         """Return the number of steps, or None where only the clock or the whole length can tell."""
@@ -117,6 +117,12 @@ class Schedule:
         if not 0 <= config.final <= 1:
             raise ConfigError("schedule.final is the share of the peak learning rate at the end.", got=config.final, allowed="0 to 1")
         self._warmup_steps = self.warmup.steps(clock.steps_per_epoch)
+        if self._warmup_steps and clock.total_steps and self._warmup_steps >= clock.total_steps:
+            raise ConfigError(
+                "The warm-up is as long as the whole run.",
+                got=f"{config.warmup} of warm-up, {clock.total_steps} steps in all",
+                remedy="--set schedule.warmup=5%",
+            )
         self._progress_at_warmup = self.warmup.amount / 100 if self._warmup_steps is None else None
         if self._warmup_steps is not None and clock.total_steps:
             self._progress_at_warmup = min(1.0, self._warmup_steps / clock.total_steps)

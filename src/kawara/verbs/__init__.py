@@ -3,7 +3,8 @@
 from kawara.verbs.demonstration import Demo, demo
 from kawara.verbs.description import describe_model, diagnose, list_models
 from kawara.verbs.evaluation import Evaluation, evaluate
-from kawara.verbs.training import TrainRequest, TrainResult, resolve, run_training, train
+from kawara.verbs.planning import TrainRequest
+from kawara.verbs.training import TrainResult, resolve, run_training, train
 
 __all__ = [
     "Demo",

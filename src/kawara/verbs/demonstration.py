@@ -11,7 +11,8 @@ from PIL import Image
 from kawara.data.sources import load_data, open_data
 from kawara.predict import Prediction, load
 from kawara.training.progress import Reporter
-from kawara.verbs.training import TrainRequest, TrainResult, run_training
+from kawara.verbs.planning import TrainRequest
+from kawara.verbs.training import TrainResult, run_training
 
 NUM_EXAMPLES = 8
 

@@ -40,8 +40,8 @@ def diagnose() -> dict[str, Any]:
     return {
         **record,
         "device": str(device),
-        "mixed precision": "bfloat16" if has_fast_bfloat16(device) else "float16" if device.type == "cuda" else "float32 is fastest here",
-        "disk free": f"{free / 2**30:.0f} GB",
+        "mixed_precision": "bfloat16" if has_fast_bfloat16(device) else "float16" if device.type == "cuda" else "float32 is fastest here",
+        "disk_free_gb": round(free / 2**30, 1),
         "advice": advice,
     }
 

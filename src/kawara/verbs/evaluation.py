@@ -104,7 +104,7 @@ def evaluate(
     card = predictor.card
     listing = open_data(data)
     images = _load(listing, card, reporter, hold_out=False)
-    if split is None and "all" in images.splits and _was_trained_on(images, card):
+    if split is None and not {"val", "test"} & set(images.splits) and _was_trained_on(images, card):
         reporter.say("These images hold some that the model was trained on; only the part that was held out is counted.")
         images = _load(listing, card, reporter, hold_out=True)
     if split is None:

@@ -15,18 +15,15 @@ import torch
 
 from kawara import models
 from kawara.analysis.cost import count_macs, count_parameters
-from kawara.config import from_dict, override, parse_assignments, read_file, to_dict, to_yaml
+from kawara.config import to_dict, to_yaml
 from kawara.data.augment import Augmentation
-from kawara.data.listing import Listing
 from kawara.data.loading import EvalLoader, TrainLoader
 from kawara.data.preprocessing import Preprocessing
-from kawara.data.sources import ImageData, ImageSplit, load_data, open_data
-from kawara.data.survey import survey
-from kawara.errors import ConfigError, RunFolderError
+from kawara.data.sources import ImageData, ImageSplit, load_data
+from kawara.errors import ConfigError, DataError, RunFolderError
 from kawara.files import write_json, write_text
 from kawara.models import ImageModel
-from kawara.recipes import RECIPES, choose
-from kawara.runtime import autocast_dtype, choose_device, environment, keep_large_buffers, seed_everything, threads
+from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed_everything, threads
 from kawara.tasks.classification import Classification, classify
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
@@ -34,31 +31,13 @@ from kawara.training.loop import FitResult, Loop, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, latest_run, next_free
-from kawara.training.schedule import Duration
 from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, measure, training_sample
+from kawara.verbs.planning import Plan, TrainRequest, make_plan, model_config
 from kawara.verbs.run_report import write_report
 from kawara.weights import ModelCard, save_model
 
 REPORT_SECONDS = 4.0
 MAX_SKIPPED_SHOWN = 10
-
-
-@dataclass(frozen=True)
-class TrainRequest:
-    """What a person asks of `kawara train`; everything but `data` may be left out."""
-
-    data: str
-    model: str | None = None
-    recipe: str | None = None
-    length: str | None = None
-    image_size: int | None = None
-    out: str | None = None
-    seed: int | None = None
-    resume: bool = False
-    replace: bool = False
-    device: str | None = None
-    config: str | None = None
-    settings: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -87,20 +66,10 @@ class TrainResult:
 
 
 @dataclass(frozen=True)
-class _Plan:
-    """Everything that is settled before an image is decoded."""
-
-    config: RunConfig
-    listing: Listing
-    device: torch.device
-    reason: str
-
-
-@dataclass(frozen=True)
 class _Run:
     """Everything that training and what follows it work on."""
 
-    plan: _Plan
+    plan: Plan
     folder: RunFolder
     images: ImageData
     model: ImageModel
@@ -163,14 +132,14 @@ def train(
         data=str(data),
         model=model,
         recipe=recipe,
-        length=next((f"{amount:g} {unit}" for unit, amount in lengths.items()), None),
+        length=next((f"{amount:.15g} {unit}" for unit, amount in lengths.items()), None),
         image_size=image_size,
         out=None if out is None else str(out),
         seed=seed,
         resume=resume,
         device=device,
         config=None if config is None else str(config),
-        settings=tuple(f"{path}={value}" for path, value in (settings or {}).items()),
+        settings=dict(settings or {}),
     )
     with Reporter(quiet=quiet) as reporter:
         return run_training(request, reporter)
@@ -178,7 +147,7 @@ def train(
 
 def resolve(request: TrainRequest, reporter: Reporter) -> RunConfig:
     """Return the complete configuration that a request leads to."""
-    return _plan(request, reporter).config
+    return make_plan(request, reporter, None).config
 
 
 def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float | None = None) -> TrainResult:
@@ -186,9 +155,10 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     started_at = time.monotonic() if started_at is None else started_at
     keep_large_buffers()
     folder = _reopened_folder(request) if request.resume else _new_folder(request)
-    plan = _plan(request, reporter, folder if request.resume else None)
+    plan = make_plan(request, reporter, folder if request.resume else None)
     seed_everything(plan.config.seed)
     run = _prepare(plan, folder, reporter)
+    _check_time_left(plan.config, time.monotonic() - started_at)
     if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
         folder.make()
         write_text(folder.config, to_yaml(plan.config))
@@ -208,64 +178,16 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
         return _finish(run, loop, fitted)
 
 
-def _plan(request: TrainRequest, reporter: Reporter, folder: RunFolder | None = None) -> _Plan:
-    """Settle the configuration: recipe ← config file ← options ← --set; what nobody set is chosen from the data."""
-    device = choose_device(request.device)
-    listing = open_data(request.data)
-    found = survey(listing)
-    for note in listing.notes:
-        reporter.say(note)
-    if folder is not None:
-        config = from_dict(RunConfig, read_file(folder.config), where=str(folder.config))
-        return _Plan(config, listing, device, "as when the run began")
-    from_file = _flat(read_file(request.config)) if request.config else {}
-    changes = parse_assignments(request.settings)
-    length = changes.get("length") or request.length or from_file.get("length")
-    choice = choose(found, Duration.parse(str(length)) if length else None, device)
-    recipe = request.recipe or from_file.get("recipe") or choice.recipe
-    model_name = changes.get("model.name") or request.model or from_file.get("model.name")
-    config = RECIPES[recipe]() if recipe != "custom" else RunConfig()
-    wanted: dict[str, Any] = dict(from_file)
-    if request.length:
-        wanted["length"] = request.length
-    elif request.recipe is None and not length:
-        wanted["length"] = choice.length
-    if request.seed is not None:
-        wanted["seed"] = request.seed
-    if model_name is None and request.recipe is None:
-        model_name = choice.model
-    if model_name is not None:
-        wanted["model.name"] = model_name
-    config = override(config, wanted | changes)
-    if request.image_size is not None:
-        config = override(config, {"data.image_size": request.image_size})
-    elif not config.data.image_size:
-        config = override(config, {"data.image_size": choice.image_size})
-    if not config.data.val_fraction:
-        config = override(config, {"data.val_fraction": choice.val_fraction})
-    if config.data.color == "auto":
-        config = override(config, {"data.color": "grey" if found.is_grey else "rgb"})
-    if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual
-        config = override(config, {"data.crop_fraction": 1.0 if config.data.image_size <= 96 else 0.875})
-    if config.augment.flip and found.is_grey and "augment.flip" not in wanted | changes and request.recipe is None:
-        config = override(config, {"augment.flip": 0.0})  # characters and digits change their meaning in a mirror
-    chosen = request.model is None and request.recipe is None
-    if chosen:
-        reporter.say(f"{config.model.name} with recipe {config.recipe}: {choice.reason}.")
-    _model_config(config, len(listing.class_names))  # a size that does not fit is said before images are read
-    return _Plan(config, listing, device, choice.reason if chosen else "as asked for")
+def _check_time_left(config: RunConfig, seconds: float) -> None:
+    length = config.parsed_length
+    if length.unit == "minutes" and seconds > 0.6 * 60 * length.amount:
+        raise ConfigError(
+            f"Reading the images took {seconds:.0f} s: {length} leave no time to train.",
+            remedy=f"--minutes {max(1, round(seconds / 10))}, or the same command again where the images are kept decoded by now",
+        )
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
-    """Return nested tables as dotted paths; tables whose names are free (model.options) stay whole."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        full = f"{path}.{name}" if path else name
-        flat |= _flat(value, full) if isinstance(value, dict) and full != "model.options" else {full: value}
-    return flat
-
-
-def _prepare(plan: _Plan, folder: RunFolder, reporter: Reporter) -> _Run:
+def _prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> _Run:
     """Read the images, settle the normalisation from the training part, and build the model."""
     data = plan.config.data
     color = "grey" if data.color == "grey" else "rgb"
@@ -280,10 +202,16 @@ def _prepare(plan: _Plan, folder: RunFolder, reporter: Reporter) -> _Run:
         reporter.say(f"… and {len(images.skipped) - MAX_SKIPPED_SHOWN} more files left out; the report lists them")
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
     reporter.say(f"{images.description} ({sizes}); {images.storage}")
+    if "train" not in images.splits:
+        raise DataError(
+            f"{plan.listing.spec} has no training images.",
+            got=f"only {', '.join(images.splits)}",
+            remedy="a folder with train/, or just one folder for each class",
+        )
     train = images.splits["train"]
     mean, std = _color_statistics(train, preprocessing.channels)
     preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    model = models.build(_model_config(plan.config, len(images.class_names))).to(plan.device)
+    model = models.build(model_config(plan.config, len(images.class_names))).to(plan.device)
     card = ModelCard(
         name=plan.config.model.name,
         config=model.config,
@@ -300,13 +228,6 @@ def _prepare(plan: _Plan, folder: RunFolder, reporter: Reporter) -> _Run:
         environment=environment(),
     )
     return _Run(plan, folder, images, model, card, reporter)
-
-
-def _model_config(config: RunConfig, num_classes: int) -> Any:
-    settings, side = config.model, config.data.image_size
-    options = {"stochastic_depth": settings.stochastic_depth, "dropout": settings.dropout} | settings.options
-    channels = 1 if config.data.color == "grey" else 3
-    return models.model_config(settings.name, num_classes=num_classes, image_size=(side, side), channels=channels, **options)
 
 
 def _announce(run: _Run) -> None:
@@ -334,7 +255,7 @@ def _new_folder(request: TrainRequest) -> RunFolder:
     if request.out is None:
         return RunFolder(next_free(Path("runs") / f"{_stem(request.data)}-0"))
     path = Path(request.out)
-    if request.replace and (path / "config.yaml").exists():
+    if request.replace and (path / "config.yaml").exists() and (path / "journal.jsonl").exists():
         shutil.rmtree(path)
     return RunFolder.unused(path)
 

@@ -98,9 +98,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn
         raise _unreadable(path, error) from None
     with torch.device("meta"):
         model = models.build(card.config)
-    buffers_outside = {name for name, _ in model.named_buffers()} - set(model.state_dict())
-    if buffers_outside:  # computed tables such as sin-cos positions are not in the file: build them for real
-        model = models.build(card.config).to(device)
     try:
         model.load_state_dict(state, assign=True)
     except RuntimeError as error:
