@@ -54,11 +54,12 @@ def kawara_step(case: dict[str, int]) -> Any:
 
 def timm_step(case: dict[str, int]) -> Any:
     """Return a function that does one training step with timm's model and optimiser."""
+    import peer_environment  # noqa: F401  makes timm importable beside a CPU build of torch: must come first
+
+    # isort: split
     import timm.optim
     import torch
     from timm.models.vision_transformer import VisionTransformer
-
-    import peer_environment  # noqa: F401  makes timm importable beside a CPU build of torch
 
     model = VisionTransformer(
         img_size=case["image"], patch_size=case["patch"], embed_dim=case["width"], depth=case["depth"], num_heads=case["heads"],

@@ -47,7 +47,6 @@ class AugmentConfig:
     `color_jitter`  strength of brightness, contrast and saturation, in random order
     `rand_augment`  timm's notation, as m9-mstd0.5-inc1
     `three_augment` one of grey, solarise, blur for every image (DeiT III, arXiv 2204.07118)
-    `repeats`       showings of an image in a row; read by the sampler
     """
 
     crop: Literal["random_resized", "pad", "none"] = "random_resized"
@@ -64,7 +63,6 @@ class AugmentConfig:
     rand_augment: str | None = None
     three_augment: bool = False
     erasing: float = 0.0
-    repeats: int = 1
 
     def __post_init__(self) -> None:
         for name in ("crop_scale", "crop_ratio"):
@@ -83,8 +81,6 @@ class AugmentConfig:
         for name in ("pad_px", "rotation_degrees", "noise_std"):
             if getattr(self, name) < 0:
                 raise ConfigError(f"augment.{name} is out of range.", got=getattr(self, name), allowed="0 or more")
-        if self.repeats < 1:
-            raise ConfigError("augment.repeats is out of range.", got=self.repeats, allowed="1 or more")
         if self.rand_augment is not None:
             RandAugmentConfig.parse(self.rand_augment)
 
@@ -112,7 +108,10 @@ class Augmentation:
         return placed.contiguous() if out is None else out.copy_(placed)
 
     def place_batch(self, images_u8: Tensor, epoch: int, indices: Indices) -> Tensor:
-        """Do `place` for uint8 (B, C, H, W): the same draws and the same result; the input is left as it is."""
+        """Do `place` for uint8 (B, C, H, W): the same draws and the same result.
+
+        The input is left as it is; where nothing is to be done, the result is the input.
+        """
         if self.config.crop != "random_resized":
             return self._pad(self.preprocessing.place_batch(images_u8), epoch, indices)
         size = self.preprocessing.image_size
@@ -126,7 +125,7 @@ class Augmentation:
     def transform(self, images_u8: Tensor, epoch: int, indices: Indices, *, out: Tensor | None = None, overwrite: bool = False) -> Tensor:
         """Augment and normalise uint8 (B, C, h, w) on its device; returns float32 (B, C, h, w), in `out` if given.
 
-        The input is left as it is, unless `overwrite` says that nobody needs it: that saves a copy.
+        The input is left as it is, unless `overwrite` says that nobody else holds its memory: that saves a copy.
         """
         indices = np.asarray(indices, dtype=np.int64)
         numbers = uniforms(self.seed, epoch, indices, self._streams)

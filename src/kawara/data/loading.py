@@ -30,7 +30,7 @@ from kawara.errors import ConfigError, InternalError, KawaraError
 Indices = npt.NDArray[np.int64]
 
 CHUNK_OF_FILES = 32
-CHUNK_OF_TENSOR = 256
+CHUNK_OF_TENSOR = 512
 _BATCHES_AHEAD = 2
 
 
@@ -81,12 +81,12 @@ class TrainLoader:
         def make(positions: Indices) -> Tensor:
             indices, chunk_draws = order[positions], draws[positions]
             images_u8 = self._place(indices, chunk_draws, epoch)
-            return self.augmentation.transform(images_u8, epoch, chunk_draws) if on_cpu else images_u8
+            return self.augmentation.transform(images_u8, epoch, chunk_draws, overwrite=True) if on_cpu else images_u8
 
         def finish(images: Tensor, positions: Indices) -> Tensor:
             if on_cpu:
                 return images
-            return self.augmentation.transform(_to_device(images, self.device), epoch, draws[positions])
+            return self.augmentation.transform(_to_device(images, self.device), epoch, draws[positions], overwrite=True)
 
         steps = [np.arange(i * self.batch_size, min((i + 1) * self.batch_size, len(order))) for i in range(start, self.num_batches)]
         return _batches(self.split, steps, order, make, finish, self.workers, self.device)
@@ -96,8 +96,11 @@ class TrainLoader:
         tensor = self.split.store.tensor
         if tensor is not None:
             return self.augmentation.place_batch(tensor[torch.from_numpy(indices)], epoch, draws)
-        pairs = zip(indices.tolist(), draws.tolist())
-        return torch.stack([_guarded(self.split, i, lambda x, draw=draw: self.augmentation.place(x, epoch, draw)) for i, draw in pairs])
+        preprocessing = self.augmentation.preprocessing
+        crops = torch.empty((len(indices), preprocessing.channels, *preprocessing.image_size), dtype=torch.uint8)
+        for crop, index, draw in zip(crops, indices.tolist(), draws.tolist()):
+            _guarded(self.split, index, lambda image, crop=crop, draw=draw: self.augmentation.place(image, epoch, draw, out=crop))
+        return crops
 
 
 class EvalLoader:

@@ -1,4 +1,4 @@
-"""Which image size, model and length to take when nobody said: from the images, their number, the device and the time."""
+"""Which image size, length and model to take when nobody said: from the images, their number, the device and the time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from kawara.data.survey import Survey
 from kawara.training.schedule import Duration
 
 LARGEST_SMALL_PX = 96
-MIN_EPOCHS = 6
-SIZES = {"femto": 0, "pico": 1_000, "nano": 10_000, "micro": 20_000, "milli": 50_000}
-"""Model sizes from small to large, and the number of images from which each is worth its cost."""
+SHOWINGS = {"femto": 0, "pico": 300_000, "nano": 2_000_000, "micro": 4_000_000, "milli": 8_000_000}
+"""How often images must be shown in all before this size overtakes the one before it: a judgement from docs/lab-log.md."""
+SHOWINGS_ON_CPU, SHOWINGS_ON_GPU = 1_500_000, 10_000_000
 
 
 def image_size(found: Survey, device: torch.device) -> tuple[int, str]:
@@ -27,26 +27,30 @@ def image_size(found: Survey, device: torch.device) -> tuple[int, str]:
     return size, f"photos of about {side} px are reduced to {size} px" + ("" if device.type == "cuda" else " to be trained without a GPU")
 
 
-def model(found: Survey, image_size: int, length: Duration | None, device: torch.device) -> tuple[str, str]:
-    """Return the name of a model with a convolutional stem, and why.
+def model(found: Survey, image_size: int, length: Duration, device: torch.device, batch_size: int) -> tuple[str, str]:
+    """Return the name of a model with a convolutional stem, and why: the largest that sees enough images in the length of the run.
 
-    For a length in minutes the speed of this machine is measured (about a second), and the largest model is taken that sees
-    every image at least `MIN_EPOCHS` times. Otherwise the number of images decides; without a GPU it stays with the smallest
-    two, which take an hour, not a night.
+    For a length in minutes the speed of this machine is measured, which takes about a second.
     """
     stride = 2 if image_size <= 16 else 4 if image_size <= 24 else 8 if image_size <= LARGEST_SMALL_PX else 16
-    names = [f"vit_{size}_conv_{stride}" for size, worth_from in SIZES.items() if found.num_images >= worth_from]
-    stem = "a convolutional stem, which learns faster than patches from this many images"
-    if length is None or length.unit != "minutes":
-        return (names if device.type == "cuda" else names[:2])[-1], stem
-    epochs = _epochs_in(length.amount * 60, names, image_size, found, device)
-    name = max((name for name in names if epochs[name] >= MIN_EPOCHS), key=names.index, default=names[0])
-    return name, f"{stem}; in {length.amount:g} minutes this machine shows it every image about {epochs[name]:.0f} times"
+    names = {f"vit_{size}_conv_{stride}": enough for size, enough in SHOWINGS.items()}
+    if length.unit == "minutes":
+        showings = _showings_in(length.amount * 60, list(names), image_size, found, device)
+    else:
+        steps = length.steps(max(1, found.num_images // batch_size)) or 0
+        showings = dict.fromkeys(names, float(steps * batch_size))
+    name = [name for name, enough in names.items() if showings[name] >= enough][-1]
+    why = "a convolutional stem, which learns faster than patches from this many images"
+    if length.unit == "minutes":
+        epochs = showings[name] / found.num_images
+        why += f"; in {length.amount:g} minutes this machine can show each image about {epochs:.0f} times"
+    return name, why
 
 
-def length(found: Survey) -> str:
-    """Return how long to train: about 1.5 million showings in all, but no image fewer than 20 or more than 150 times."""
-    return f"{max(20, min(150, round(1_500_000 / max(found.num_images, 1) / 10) * 10))} epochs"
+def length(found: Survey, device: torch.device) -> str:
+    """Return how long to train: so many showings in all, but each image at least 20 and at most 150 times."""
+    showings = SHOWINGS_ON_GPU if device.type == "cuda" else SHOWINGS_ON_CPU
+    return f"{max(20, min(150, round(showings / max(found.num_images, 1) / 10) * 10))} epochs"
 
 
 def val_fraction(found: Survey) -> float:
@@ -55,13 +59,13 @@ def val_fraction(found: Survey) -> float:
     return round(min(0.15, wanted), 4)
 
 
-def _epochs_in(seconds: float, names: list[str], image_size: int, found: Survey, device: torch.device) -> dict[str, float]:
-    """Estimate how many epochs of each model fit: the speed of the middle one is measured, the cost of the others is known."""
+def _showings_in(seconds: float, names: list[str], image_size: int, found: Survey, device: torch.device) -> dict[str, float]:
+    """Estimate how many images each model can be shown: the speed of one is measured, the cost of the others is known."""
     channels = 1 if found.is_grey else 3
     macs = {name: vit_macs(models.model_config(name, num_classes=10, image_size=image_size, channels=channels)) for name in names}
-    measured = names[len(names) // 2]
+    measured = names[1]
     seconds_per_mac = _seconds_per_image(measured, image_size, channels, device) / macs[measured]
-    return {name: seconds / (found.num_images * macs[name] * seconds_per_mac) for name in names}
+    return {name: seconds / (macs[name] * seconds_per_mac) for name in names}
 
 
 def _seconds_per_image(name: str, image_size: int, channels: int, device: torch.device, batch: int = 64) -> float:

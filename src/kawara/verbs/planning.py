@@ -19,6 +19,7 @@ from kawara.runtime import choose_device
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
+from kawara.training.schedule import Duration
 
 
 @dataclass(frozen=True)
@@ -102,11 +103,12 @@ def _fill_in(request: TrainRequest, found: Survey, device: torch.device) -> tupl
         chosen["data.image_size"] = image_size
         reasons.append(why)
     if recipe == "small":  # the one recipe that fits itself to the data; the others are what their papers say
-        if "model.name" not in asked:
-            chosen["model.name"], why = choice.model(found, image_size, config.parsed_length if "length" in asked else None, device)
-            reasons.append(why)
         if "length" not in asked:
-            chosen["length"] = choice.length(found)
+            chosen["length"] = choice.length(found, device)
+        if "model.name" not in asked:
+            length = Duration.parse(chosen.get("length", config.length))
+            chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
+            reasons.append(why)
         if found.is_grey and "augment.flip" not in asked:
             chosen["augment.flip"] = 0.0
             reasons.append("no mirror images, because grey images are often characters (--set augment.flip=0.5 allows them)")

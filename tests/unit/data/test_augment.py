@@ -214,7 +214,6 @@ def test_configs_travel_as_json() -> None:
         {"flip": 1.5},
         {"crop_scale": (0.5, 0.1)},
         {"crop_scale": (0.5, 1.5)},
-        {"repeats": 0},
         {"noise_std": -1.0},
         {"border": "wrap"},
     ],
