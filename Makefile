@@ -4,7 +4,7 @@ VENV ?= .venv
 CONSTRAINTS ?= -c constraints.txt
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint types layers unit slow clean install help
+.PHONY: demo test lint types layers unit slow peers clean install help
 .DEFAULT_GOAL := help
 
 help:            ## what can be made
@@ -32,6 +32,15 @@ unit: $(VENV)/installed-dev
 
 slow: $(VENV)/installed-dev         ## the long tests: real training, minutes each
 	$(BIN)/pytest -m "slow" --timeout 3600
+
+peers: .venv-peers/installed         ## an environment of its own with timm, for benchmarks/
+
+.venv-peers/installed: pyproject.toml constraints.txt
+	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 "torchvision==0.28.*"
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) "pillow<13" pyyaml huggingface_hub -e ".[fast]"
+	@touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(f"kawara needs Python 3.11 or newer; this is {sys.version.split()[0]}. Try: make PYTHON=python3.12") if sys.version_info < (3, 11) else None'

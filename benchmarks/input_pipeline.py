@@ -28,6 +28,8 @@ from typing import Any
 
 import numpy as np
 
+import record
+
 CASES = {
     "cold": {"image": 224, "images": 128, "batch": 64},
     "cached": {"image": 224, "images": 128, "batch": 64},
@@ -234,8 +236,12 @@ def main() -> None:
     if options.side:
         work(options.side, options.case[0])
         return
+    cases = []
     for name in options.case or CASES:
-        print(json.dumps(measure(name, options.rounds), ensure_ascii=False), flush=True)
+        cases.append(measure(name, options.rounds))
+        print(json.dumps(cases[-1], ensure_ascii=False), flush=True)
+    if not options.case:
+        record.write("input_pipeline", cases)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-MEASURED = Path(__file__).parent / "measured"
+import record
 
 
 def run(data: str, minutes: float, seed: int, folder: Path) -> dict[str, Any]:
@@ -54,13 +54,8 @@ def run(data: str, minutes: float, seed: int, folder: Path) -> dict[str, Any]:
         **{name: metrics[name] for name in kept},
         "peak_memory_bytes": metrics["peak_memory_bytes"],
         "environment": environment,
-        "commit": commit(),
+        "commit": record.commit(),
     }
-
-
-def commit() -> str:
-    """Return the short name of the commit that is measured."""
-    return subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
 
 
 def main() -> None:
@@ -71,17 +66,17 @@ def main() -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/timed"))
     options = parser.parse_args()
     name = Path(options.data).name
-    path = MEASURED / f"timed_training-{name}.json"
+    path = record.MEASURED / f"timed_training-{name}.json"
     records: list[dict[str, Any]] = []
     for minutes in options.minutes:
         of_length = []
         for seed in range(options.seeds):
-            record = run(options.data, minutes, seed, options.runs / f"{name}-m{minutes:g}-s{seed}")
-            of_length.append(record)
-            print(f"{name} {minutes:g} min seed {seed}: {record['top1']:.2%} in {record['seconds']:.0f} s, {record['model']}", flush=True)
+            result = run(options.data, minutes, seed, options.runs / f"{name}-m{minutes:g}-s{seed}")
+            of_length.append(result)
+            print(f"{name} {minutes:g} min seed {seed}: {result['top1']:.2%} in {result['seconds']:.0f} s, {result['model']}", flush=True)
             path.write_text(json.dumps(records + of_length, indent=1) + "\n")
         records += of_length
-        print(f"{name} {minutes:g} min: median {statistics.median(record['top1'] for record in of_length):.2%}", flush=True)
+        print(f"{name} {minutes:g} min: median {statistics.median(result['top1'] for result in of_length):.2%}", flush=True)
 
 
 if __name__ == "__main__":

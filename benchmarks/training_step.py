@@ -18,6 +18,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import record
+
 CASES = {
     "ViT 192×9, patch 4, 32 px, batch 64": {"width": 192, "depth": 9, "heads": 3, "patch": 4, "image": 32, "batch": 64, "classes": 10},
     "ViT-Ti/16, 224 px, batch 8": {"width": 192, "depth": 12, "heads": 3, "patch": 16, "image": 224, "batch": 8, "classes": 1000},
@@ -141,6 +143,33 @@ def measure(name: str, case: dict[str, int], threads: int, rounds: int, steps: i
     }
 
 
+def matrix_product_peak(threads: int) -> float:
+    """Return the GFLOP/s of a large float32 matrix product with `threads` threads, the best of ten."""
+    import torch
+
+    torch.set_num_threads(threads)
+    side = 2048
+    left, right = torch.randn(side, side), torch.randn(side, side)
+    times = []
+    for _ in range(10):
+        started = time.perf_counter()
+        left @ right
+        times.append(time.perf_counter() - started)
+    return 2 * side**3 / min(times) / 1e9
+
+
+def step_gflop(case: dict[str, int]) -> float:
+    """Return the floating-point operations of a training step: forward once, backward twice, two for each multiply-accumulate."""
+    from kawara.analysis.cost import vit_macs
+    from kawara.models import ViTConfig
+
+    config = ViTConfig(
+        image_size=(case["image"], case["image"]), num_classes=case["classes"], patch_size=case["patch"], width=case["width"],
+        depth=case["depth"], heads=case["heads"], mlp_hidden=4 * case["width"],
+    )  # fmt: skip
+    return 3 * 2 * vit_macs(config) * case["batch"] / 1e9
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
@@ -152,8 +181,14 @@ def main() -> None:
     if options.side:
         work(options.side, CASES[options.case], options.threads)
         return
+    peak = matrix_product_peak(options.threads)
+    cases = []
     for name, case in CASES.items():
-        print(json.dumps(measure(name, case, options.threads, options.rounds, options.steps), ensure_ascii=False), flush=True)
+        measured = measure(name, case, options.threads, options.rounds, options.steps)
+        measured |= {"peak_gflops": peak, "share_of_peak": step_gflop(case) / measured["kawara_ms"] * 1000 / peak}
+        cases.append(measured)
+        print(json.dumps(measured, ensure_ascii=False), flush=True)
+    record.write("training_step", cases)
 
 
 if __name__ == "__main__":

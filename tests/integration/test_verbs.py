@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -184,6 +185,10 @@ def test_models_and_recipes_are_listed_and_shown(capsys):
         (["evaluate", "{tmp}/none.safetensors", "{photos}"], ["none.safetensors"]),
         (["evaluate", "{tmp}/broken.safetensors", "{photos}"], ["broken.safetensors"]),
         (["predict", "{run}/model.safetensors", "{tmp}/nothing/*.jpg"], ["nothing"]),
+        (["train", "{photos}", "--set", "recipe=deit"], ["--recipe"]),
+        (["train", "{photos}", "--set", "accumulate=500", "--steps", "3"], ["accumulate"]),
+        (["train", "{photos}", "--recipe", "plain", "--model", "vit_femto_conv_8", "--epochs", "1"], ["warm-up", "schedule.warmup"]),
+        (["train", "{photos}/red", "--steps", "3"], ["classes"]),
         (["trian", "{photos}"], ["train"]),
         (["models", "vit_small_15"], ["vit_small_16"]),
     ],
@@ -200,6 +205,43 @@ def test_a_mistake_is_explained_and_exits_with_2(photos, run, tmp_path, capsys, 
         assert word in captured.err
     assert "Traceback" not in captured.err
     assert {path.name for path in tmp_path.iterdir()} == before, "something was left on disk"
+
+
+def test_help_teaches(capsys):
+    for verb in ([], ["train"], ["evaluate"], ["predict"], ["models"], ["recipes"], ["demo"], ["doctor"]):
+        assert main([*verb, "--help"]) == 0
+        assert "kawara" in capsys.readouterr().out
+    assert main([]) == 0
+    assert main(["--version"]) == 0
+
+
+def test_a_mistyped_option_is_json_too(photos, capsys):
+    assert main(["train", str(photos), "--epoch", "1", "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"] == "UsageError"
+
+
+def test_only_training_images_are_evaluated_on_what_was_held_out(photos, tmp_path, capsys):
+    shutil.copytree(photos, tmp_path / "data" / "train")
+    trained = said(capsys, "train", str(tmp_path / "data"), *TRAIN, "--out", str(tmp_path / "run"))
+    measured = said(capsys, "evaluate", trained["model_path"], str(tmp_path / "data"))
+    assert (measured["split"], measured["num_images"]) == (trained["split"], trained["num_images"])
+    (tmp_path / "data" / "train").rename(tmp_path / "data" / "val")
+    assert main(["train", str(tmp_path / "data"), *TRAIN, "--out", str(tmp_path / "none")]) == 2
+    assert "no training images" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+def test_settings_reach_the_model_and_a_resumed_run_keeps_its_own(photos, tmp_path, capsys):
+    arguments = ["train", str(photos), *TRAIN, "--out", str(tmp_path / "run")]
+    assert main([*arguments, "--set", "model.options.registers=2", "--set", "model.options.stem_hidden=[8, 16, 64]"]) == 0
+    config = kawara.load(tmp_path / "run" / "model.safetensors").model.config
+    assert (config.registers, config.stem_hidden) == (2, (8, 16, 64))
+    (tmp_path / "run" / "metrics.json").unlink()  # as if it had been killed at the very end
+    capsys.readouterr()
+    assert main([*arguments, "--resume", "--set", "optimizer.lr=0.5"]) == 2
+    assert "optimizer.lr" in capsys.readouterr().err
+    assert main([*arguments, "--resume"]) == 0
+    assert (tmp_path / "run" / "metrics.json").exists()
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_with_step_and_files(photos, tmp_path, capsys):
