@@ -28,7 +28,7 @@ layers: $(VENV)/installed-dev
 	$(BIN)/lint-imports
 
 unit: $(VENV)/installed-dev
-	$(BIN)/pytest -m "not slow and not gpu"
+	$(BIN)/pytest -n auto -m "not slow and not gpu"
 
 slow: $(VENV)/installed-dev         ## the long tests: real training, minutes each
 	$(BIN)/pytest -m "slow" --timeout 3600

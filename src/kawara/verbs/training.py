@@ -159,14 +159,14 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     seed_everything(plan.config.seed)
     run = _prepare(plan, folder, reporter)
     _check_time_left(plan.config, time.monotonic() - started_at)
-    if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
-        folder.make()
-        write_text(folder.config, to_yaml(plan.config))
-        write_json(folder.environment, environment() | {"device": str(plan.device)})
     with threads(plan.config.threads):
         _announce(run)
         loop = _loop(run, started_at)
-        if request.resume and run.folder.last.exists():
+        if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
+            folder.make()
+            write_text(folder.config, to_yaml(plan.config))
+            write_json(folder.environment, environment() | {"device": str(plan.device)})
+        elif folder.last.exists():
             loop.resume()
             reporter.say(f"resuming at step {loop.progress.step}")
         fitted = loop.fit(reserve_seconds=_reserve(run))
