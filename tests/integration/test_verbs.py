@@ -188,7 +188,7 @@ def test_models_and_recipes_are_listed_and_shown(capsys):
         (["train", "{photos}", "--set", "recipe=deit"], ["--recipe"]),
         (["train", "{photos}", "--set", "accumulate=500", "--steps", "3"], ["accumulate"]),
         (["train", "{photos}", "--recipe", "plain", "--model", "vit_femto_conv_8", "--epochs", "1"], ["warm-up", "schedule.warmup"]),
-        (["train", "{photos}/red", "--steps", "3"], ["classes"]),
+        (["train", "{photos}/red", "--steps", "3"], ["class folders"]),
         (["trian", "{photos}"], ["train"]),
         (["models", "vit_small_15"], ["vit_small_16"]),
     ],
