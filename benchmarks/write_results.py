@@ -1,4 +1,4 @@
-"""Write docs/results.md from the records in benchmarks/measured/. Numbers there are never written by hand.
+"""Write docs/results.md and the table of the READMEs from the records in benchmarks/measured/. Numbers there are never written by hand.
 
 python benchmarks/write_results.py
 """
@@ -91,12 +91,50 @@ def hardware(environment: dict[str, Any]) -> str:
     return f"{environment['cpu']}, {environment['cores']} cores, Python {environment['python']}, torch {packages['torch']}"
 
 
+def readme_table(language: str) -> str:
+    """Return the few numbers that the README shows."""
+    english = language == "en"
+    rows = []
+    for path in sorted(MEASURED.glob("timed_training-*.json")):
+        records = json.loads(path.read_text())
+        name, cores = path.stem.removeprefix("timed_training-"), records[0]["environment"]["cores"]
+        for minutes in sorted({record["minutes"] for record in records}):
+            of_length = [record["top1"] for record in records if record["minutes"] == minutes]
+            what = (
+                f"{name}, `--minutes {minutes:g}`, {cores} CPU cores: median top-1 of {len(of_length)} seeds"
+                if english
+                else f"{name}、`--minutes {minutes:g}`、CPU {cores} コア：top-1（{len(of_length)} シードの中央値）"
+            )
+            rows.append((what, f"{100 * statistics.median(of_length):.1f} %"))
+    for file, english_text, japanese_text in (
+        ("training_step", "training step against timm, {case}", "学習 1 歩、timm との比、{case}"),
+        ("input_pipeline", "input pipeline against timm, one core, {case}", "入力、timm との比、1 コア、{case}"),
+    ):
+        path = MEASURED / f"{file}.json"
+        for case in json.loads(path.read_text())["cases"] if path.exists() else []:
+            low, high = case["ratio_range"]
+            what = (english_text if english else japanese_text).format(case=case["case"])
+            rows.append((what, f"{case['ratio']:.2f}× ({low:.2f} – {high:.2f})"))
+    head = ("what", "measured") if english else ("何を", "測定値")
+    return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
+
+
+def fill_in(path: Path, text: str) -> None:
+    """Put `text` between the two marks in a file."""
+    before, _, rest = path.read_text(encoding="utf-8").partition(BEGIN)
+    _, _, after = rest.partition(END)
+    path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
+
+
+BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 SECTIONS = {"timed_training-*.json": timed_training, "training_step.json": training_step, "input_pipeline.json": input_pipeline}
 
 
 def main() -> None:
     sections = [section(path) for pattern, section in SECTIONS.items() for path in sorted(MEASURED.glob(pattern))]
     (ROOT / "docs" / "results.md").write_text("\n".join([HEAD, *sections]), encoding="utf-8")
+    fill_in(ROOT / "README.md", readme_table("en"))
+    fill_in(ROOT / "README.ja.md", readme_table("ja"))
 
 
 if __name__ == "__main__":

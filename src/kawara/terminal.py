@@ -6,6 +6,7 @@ import argparse
 import csv
 import json
 import sys
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,6 +20,7 @@ from kawara.training.progress import Reporter, format_seconds
 
 def run(options: argparse.Namespace, *, started_at: float) -> int:
     """Run the verb that `options` name and return the exit code."""
+    warnings.filterwarnings("ignore", message="Corrupt EXIF data")  # the picture is used; its orientation is read where it can be
     return _VERBS[options.verb](options, started_at)
 
 
