@@ -13,9 +13,8 @@ data = sys.argv[1] if len(sys.argv) > 1 else "digits"
 with tempfile.TemporaryDirectory() as folder:
     result = kawara.train(data, epochs=30, seed=0, out=f"{folder}/run", quiet=True)
     low, high = result.metrics["top1_ci95"]
-    print(
-        f"{result.model}: {result.metrics['top1']:.1%} of {result.metrics['num_images']} {result.split} images right ({low:.1%} – {high:.1%})"
-    )
+    images = f"{result.metrics['num_images']} {result.split} images"
+    print(f"{result.model}: {result.metrics['top1']:.1%} of {images} right (95 % interval {low:.1%} – {high:.1%})")
 
     predictor = kawara.load(result.model_path)  # everything that is needed is in this one file
     held_out = load_data(data, predictor.card.preprocessing, val_fraction=predictor.card.recipe["data"]["val_fraction"]).splits["val"]

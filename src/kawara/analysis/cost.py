@@ -49,7 +49,7 @@ def count_macs(model: ImageModel, image_size: tuple[int, int] | None = None) -> 
     image = torch.zeros(1, model.config.channels, height, width, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)
     with torch.no_grad(), _evaluating(model), _explicit_attention(model), sdpa_kernel(SDPBackend.MATH), counter:
-        model(image)
+        model.apply_heads(model.features(image))  # every token in every block, as the papers count
     return counter.get_total_flops() // 2
 
 

@@ -123,9 +123,16 @@ class SelfAttention(_MultiHeadAttention):
         query, key, value = qkv.chunk(3, dim=-1)
         return split_heads(query, self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Mix (B, N, D) tokens among themselves."""
-        return self.attend(*self.query_key_value(tokens))
+    def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
+        """Mix (B, N, D) tokens among themselves; with `num_queries`, let only the first of them ask: (B, num_queries, D)."""
+        if num_queries is None:
+            return self.attend(*self.query_key_value(tokens))
+        widths = [self.width, 2 * self.width]
+        query_weight, memory_weight = self.qkv.weight.split(widths)
+        query_bias, memory_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split(widths)
+        query = F.linear(tokens[:, :num_queries], query_weight, query_bias)
+        key, value = F.linear(tokens, memory_weight, memory_bias).chunk(2, dim=-1)
+        return self.attend(split_heads(query, self.heads), split_heads(key, self.heads), split_heads(value, self.heads))
 
 
 class CrossAttention(_MultiHeadAttention):

@@ -94,6 +94,8 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.skip2 = SkipConnection(stochastic_depth)
 
-    def forward(self, tokens: Tensor) -> Tensor:
-        tokens = self.skip1(tokens, self.ls1(self.attn(self.norm1(tokens))))
+    def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
+        """Return all tokens, or the first `num_queries` alone, which is all that a last block with a class token is asked for."""
+        stream = tokens if num_queries is None else tokens[:, :num_queries]
+        tokens = self.skip1(stream, self.ls1(self.attn(self.norm1(tokens), num_queries)))
         return self.skip2(tokens, self.ls2(self.mlp(self.norm2(tokens))))

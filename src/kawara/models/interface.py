@@ -82,7 +82,7 @@ class ImageModel(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K): the mean of the heads where there are two, in training as in evaluation."""
-        return mean_of_heads(self.apply_heads(self.features(image)))
+        return mean_of_heads(self.forward_heads(image))
 
     def forward_heads(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of each head apart: what a distillation loss is computed from."""

@@ -206,12 +206,28 @@ class VisionTransformer(ImageModel):
 
     def features(self, image: Tensor) -> Features:
         """Run everything but the head on (B, C, H, W). Raises ConfigError for images this model cannot take."""
+        return self._encode(image, num_queries=None)
+
+    def forward_heads(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Return the logits of each head apart.
+
+        Where the heads read class and distillation token alone, the last block answers for these alone: the same numbers, for
+        about five sixths of that block's work less. While a tap looks into the last block, it runs whole.
+        """
+        last = self.blocks[-1]
+        tapped = any(module._forward_hooks or module._forward_pre_hooks for module in last.modules())
+        if self.config.pool != "class" or tapped:
+            return super().forward_heads(image)
+        return self.apply_heads(self._encode(image, num_queries=1 + self.config.distillation_token))
+
+    def _encode(self, image: Tensor, num_queries: int | None) -> Features:
+        """Run stem and blocks; the last block returns its first `num_queries` tokens, or all."""
         self.check_image(image)
         grid = self.patch_embed.grid((image.shape[-2], image.shape[-1]))
         tokens = self.embed(self.patch_embed(image), grid)
-        for block in self.blocks:
+        for block in self.blocks[:-1]:
             tokens = block(tokens)
-        return self.pool(tokens, grid)
+        return self.pool(self.blocks[-1](tokens, num_queries), grid)
 
     def embed(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Add positions to (B, h·w, D) patch tokens and put the prefix tokens before them: (B, N, D)."""

@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 
 from kawara.errors import ConfigError, UnknownNameError
+from kawara.layers import taps
 from kawara.layers.position import resize_positions
-from kawara.models import Features, VisionTransformer, ViTConfig, build
+from kawara.models import Features, VisionTransformer, ViTConfig, build, create_model
 
 SMALL = ViTConfig(image_size=(16, 24), num_classes=5, patch_size=8, width=16, depth=2, heads=2, mlp_hidden=32)
 
@@ -221,3 +222,37 @@ def test_features_have_no_hidden_prefix() -> None:
 def test_build_refuses_a_config_it_does_not_know() -> None:
     with pytest.raises(UnknownNameError, match="family"):
         build(object())
+
+
+@pytest.mark.parametrize("distillation_token", [False, True])
+@pytest.mark.parametrize("fused", [True, False])
+def test_the_last_block_answers_for_the_class_token_alone_with_the_same_numbers(distillation_token: bool, fused: bool) -> None:
+    torch.manual_seed(0)
+    model = create_model(
+        "vit_femto_4", num_classes=5, image_size=16, class_token=True, pool="class", distillation_token=distillation_token,
+        registers=2, layer_scale=0.5, initialisation="deit",
+    ).double()  # fmt: skip
+    for block in model.blocks:
+        block.attn.fused = fused
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    image = torch.randn(3, 3, 16, 16, dtype=torch.float64)
+    whole = model.apply_heads(model.features(image))
+    short = model.forward_heads(image)
+    assert len(whole) == len(short) == 1 + distillation_token
+    for a, b in zip(whole, short):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-10)
+    gradients = [
+        torch.autograd.grad(sum(logits.logsumexp(-1).sum() for logits in answer), list(model.parameters())) for answer in (whole, short)
+    ]
+    for a, b in zip(*gradients):
+        torch.testing.assert_close(a, b, atol=1e-12, rtol=1e-9)
+
+
+def test_a_tap_in_the_last_block_sees_every_token() -> None:
+    model = create_model("vit_femto_4", num_classes=5, image_size=16, class_token=True, pool="class").eval()
+    image = torch.randn(2, 3, 16, 16)
+    expected = model(image)
+    with taps.read(model, "blocks.2.mlp") as found:
+        torch.testing.assert_close(model(image), expected)
+    assert next(iter(found.values())).shape == (2, 17, 64)
