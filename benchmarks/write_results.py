@@ -60,7 +60,8 @@ def training_step(path: Path) -> str:
         )
     cases = record["cases"][0]
     text += (
-        f"\nForward, backward and AdamW on a made-up batch; {cases['threads']} threads, {cases['rounds']} alternating rounds, medians, "
+        f"\nForward, backward and AdamW on a made-up batch; kawara's last block computes the class token alone, which is all that the head "
+        f"reads; {cases['threads']} threads, {cases['rounds']} alternating rounds, medians, "
         f"each side in a process of its own. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
         "```sh\nmake peers && .venv-peers/bin/python benchmarks/training_step.py\n```\n"
     )
