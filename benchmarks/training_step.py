@@ -167,7 +167,10 @@ def step_gflop(case: dict[str, int]) -> float:
         image_size=(case["image"], case["image"]), num_classes=case["classes"], patch_size=case["patch"], width=case["width"],
         depth=case["depth"], heads=case["heads"], mlp_hidden=4 * case["width"],
     )  # fmt: skip
-    return 3 * 2 * vit_macs(config) * case["batch"] / 1e9
+    n, d, f = config.num_prefix + config.grid[0] * config.grid[1], config.width, config.mlp_hidden
+    whole_block = 4 * n * d**2 + 2 * n**2 * d + 2 * n * d * f
+    last_block = 2 * n * d**2 + 2 * d**2 + 2 * n * d + 2 * d * f  # one query
+    return 3 * 2 * (vit_macs(config) - whole_block + last_block) * case["batch"] / 1e9
 
 
 def main() -> None:
