@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import csv
 import json
+import os
+import shutil
 import sys
 import warnings
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -57,7 +60,7 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         return 130
     _print_metrics(result.metrics, f"{result.split} images")
     print(f"\nmodel   {result.model_path}\nreport  {result.folder / 'report.html'}\ntime    {format_seconds(result.seconds)}")
-    print(f"\nnext:  kawara predict {result.model_path} YOUR_IMAGES")
+    print(f"\nnext:  {_program()} predict {result.model_path} YOUR_IMAGES")
     return 0
 
 
@@ -193,7 +196,7 @@ def _demo(options: argparse.Namespace, started_at: float) -> int:
     _stdout().print(table)
     print(f"\nOpen {demo.training.folder / 'report.html'} in a browser. Then try:\n")
     for command in demo.commands:
-        print(f"  {command}")
+        print(f"  {command.replace('kawara', _program(), 1)}")
     return 0
 
 
@@ -250,6 +253,14 @@ def _print_classes(rows: list[dict[str, Any]]) -> None:
         recall, precision = ("–" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision"))
         table.add_row(_plain(row["class"]), str(row["num_images"]), recall, precision, _plain(row["mostly_confused_with"] or ""))
     _stdout().print(table)
+
+
+def _program() -> str:
+    """Return what a person has to type to start kawara here: `.venv/bin/kawara` where the environment is not active."""
+    if shutil.which("kawara"):
+        return "kawara"
+    started_as = Path(sys.argv[0])
+    return os.path.relpath(started_as) if started_as.name == "kawara" else "python -m kawara"
 
 
 def _stdout() -> Console:

@@ -15,7 +15,6 @@ from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, run_training
 
 NUM_EXAMPLES = 8
-LENGTH = "80 epochs"  # under a minute on two cores
 
 
 @dataclass(frozen=True)
@@ -34,7 +33,7 @@ class Demo:
 def demo(out: str | Path, reporter: Reporter, *, started_at: float | None = None) -> Demo:
     """Train on scikit-learn's 1,797 digits, evaluate on the held-out test part and name some test images from files."""
     reporter.say("1,797 handwritten digits, 8×8 pixels, from scikit-learn: real images, no download.")
-    training = run_training(TrainRequest(data="digits", length=LENGTH, out=str(out), replace=True), reporter, started_at=started_at)
+    training = run_training(TrainRequest(data="digits", out=str(out), replace=True), reporter, started_at=started_at)
     predictor = load(training.model_path)
     listing = open_data("digits")
     test = load_data(listing, predictor.card.preprocessing, seed=0, val_fraction=predictor.card.recipe["data"]["val_fraction"]).splits[
