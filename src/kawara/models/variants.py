@@ -1,6 +1,6 @@
-"""The models that have a name, each a row: configuration, one line of description, source.
+"""The models that have a name, each a row: configuration, one line of description, source. CNNs have their rows in their own files.
 
-Sizes of the paper: Ti, S from google-research/vision_transformer and DeiT (arXiv 2012.12877); B, L, H from ViT (arXiv 2010.11929, table 1);
+ViTs. Sizes of the paper: Ti, S from google-research/vision_transformer and DeiT (arXiv 2012.12877); B, L, H from ViT (arXiv 2010.11929, table 1);
 g, G from Scaling Vision Transformers (arXiv 2106.04560). `vit_small_16` is ViT-S/16 for 224 px; `vit_small_conv_16` has the
 same blocks behind a convolutional stem of total stride 16.
 
@@ -12,20 +12,11 @@ average the patches and have no class token.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+from kawara.models import convnext, regnet, resnet
+from kawara.models.interface import Variant
 from kawara.models.vit import ViTConfig
 from kawara.registry import Registry
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A named model: what `kawara models` lists."""
-
-    name: str
-    config: Any
-    description: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -94,3 +85,5 @@ for _name, _size in _PAPER_SIZES.items():
     _add_size(_name, _size, "224 px", ViTConfig(image_size=(224, 224)))
 for _name, _size in _SMALL_IMAGE_SIZES.items():
     _add_size(_name, _size, "small images", _SMALL_IMAGES)
+for _variant in (*resnet.VARIANTS, *regnet.VARIANTS, *convnext.VARIANTS):
+    MODELS.add(_variant.name, _variant)
