@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -68,8 +69,9 @@ class ConvNetConfig:
 class ConvNet(ImageModel):
     """A CNN: normalised images (B, C, H, W) of any size to logits (B, K)."""
 
-    config: ConvNetConfig
-    stem_names: tuple[str, ...] = ("stem",)
+    config: Any
+    """A `ConvNetConfig`."""
+    stem_names: ClassVar[tuple[str, ...]] = ("stem",)
 
     def __init__(self, config: ConvNetConfig):
         super().__init__()

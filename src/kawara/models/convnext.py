@@ -1,7 +1,7 @@
 """ConvNeXt: a CNN with the block structure of a transformer.
 
-A ConvNet for the 2020s, arXiv 2201.03545, §2 and figure 4. A depthwise 7×7 convolution takes the place of attention; the rest is a pre-norm MLP
-whose branch is scaled by a learned γ (layer scale, arXiv 2103.17239).
+A ConvNet for the 2020s, arXiv 2201.03545, §2 and figure 4. A depthwise 7×7 convolution takes the place of attention; the rest is a
+pre-norm MLP whose branch is scaled by a learned γ (layer scale, arXiv 2103.17239).
 
     maps₀ = LN(conv P×P of stride P (x))
     block(x) = x + γ · MLP(LN(depthwise conv 7×7 (x)))          MLP: D → 4D, GELU, → D, at each cell alone
@@ -11,7 +11,8 @@ whose branch is scaled by a learned γ (layer scale, arXiv 2103.17239).
 Sizes: tiny, small and base are the paper's; atto, femto, pico and nano timm's; zepto, yocto and ronto go on downward here.
 Differs from the paper: stems of stride 2 (2×2) and 1 (3×3, as a 1×1 convolution would see single pixels) for small images.
 
-Parameter names are timm's (`stem.0`, `stages.0.blocks.0.conv_dw`, `.norm`, `.mlp.fc1`, `.gamma`, `stages.1.downsample.1`, `head.norm`, `head.fc`).
+Parameter names are timm's (`stem.0`, `stages.0.blocks.0.conv_dw`, `….norm`, `….mlp.fc1`, `….gamma`, `stages.1.downsample.1`, `head.norm`,
+`head.fc`).
 
 Axes: B batch, C channels, H W pixels, P stem stride, h w cells of a map, D channels of a map, L blocks, K classes.
 """

@@ -12,7 +12,8 @@ ResNet: Deep Residual Learning for Image Recognition, arXiv 1512.03385. Squeeze-
 
 Differs from the paper: a bottleneck halves the map in its 3×3 convolution, not in the first 1×1 (as torchvision and timm do, "v1.5").
 
-Parameter names are those of timm and torchvision (`conv1.weight`, `bn1`, `layer1.0.conv1`, `layer1.0.se.fc1`, `layer2.0.downsample.0`, `fc`).
+Parameter names are those of timm and torchvision (`conv1.weight`, `bn1`, `layer1.0.conv1`, `layer1.0.se.fc1`, `layer2.0.downsample.0`,
+`fc`).
 
 Axes: B batch, C channels, H W pixels, h w cells of a map, D channels of the last map, L blocks, K classes.
 """
@@ -54,7 +55,7 @@ class ResNetConfig(ConvNetConfig):
     stem: Stem = "conv7_pool"
     stem_width: int = 64
     shortcut: Shortcut = "projection"
-    """Where the size changes. projection: 1×1 convolution and norm. padding: every second cell, new channels zero (the paper's option A)."""
+    """Where the size changes. projection: 1×1 convolution and norm. padding: every second cell, new channels zero (paper: option A)."""
     squeeze_reduction: int = 0
     """r of squeeze-and-excitation: C/r hidden channels, rounded to a multiple of 8; 0: none."""
     zero_residual: bool = True
@@ -206,44 +207,42 @@ def initialise(model: ResNet) -> None:
             nn.init.zeros_(block.last_norm.weight)
 
 
-_RESNET = "arXiv 1512.03385"
-_OURS = "kawara"
-
-_PHOTOS = {
-    # name: block, blocks of each stage (table 1 of the paper)
+_PHOTOS: dict[str, tuple[BlockKind, tuple[int, ...]]] = {
+    # number: block, blocks of each stage (table 1 of the paper)
     "18": ("basic", (2, 2, 2, 2)),
     "34": ("basic", (3, 4, 6, 3)),
     "50": ("bottleneck", (3, 4, 6, 3)),
     "101": ("bottleneck", (3, 4, 23, 3)),
 }
+_WITH_SMALL_STEM = ("18", "34", "50")
 _CIFAR_DEPTHS = {"20": 3, "32": 5, "44": 7, "56": 9}
 # Width of the first stage: with 10 classes, each has as many parameters as the ViT of that name, within 10 %.
 _TWINS = {"femto": 16, "pico": 26, "nano": 42, "micro": 64, "mini": 78, "milli": 92}
 
+_SMALL_IMAGES = ResNetConfig(image_size=(32, 32), block="basic", expansion=1, stem="conv3")
 
-def _variants() -> list[Variant]:
-    """Return every named ResNet, plain and with squeeze-and-excitation."""
-    rows: list[tuple[str, ResNetConfig, str, str]] = []
+
+def _rows() -> list[tuple[str, ResNetConfig, str, str]]:
+    """Return name, configuration, description and source of every ResNet, the first without "resnet", the third without "ResNet"."""
+    rows = []
     for number, (block, depths) in _PHOTOS.items():
         config = ResNetConfig(block=block, depths=depths, expansion=4 if block == "bottleneck" else 1)
-        rows.append((number, config, f"-{number}, 224 px", f"{_RESNET}, table 1"))
-    for number in ("18", "34", "50"):
-        config = replace(rows[list(_PHOTOS).index(number)][1], stem="conv3", image_size=(32, 32))
-        rows.append((f"{number}_small", config, f"-{number} with a 3×3 stem and no pooling, small images", f"{_RESNET}, table 1; stem §4.2"))
-    basic = ResNetConfig(image_size=(32, 32), block="basic", expansion=1, stem="conv3", depths=(3, 3, 3), widths=(16, 32, 64), stem_width=16)
+        rows.append((number, config, f"-{number}, 224 px", "arXiv 1512.03385, table 1"))
+        if number in _WITH_SMALL_STEM:
+            config = replace(config, stem="conv3", image_size=(32, 32))
+            rows.append((f"{number}_small", config, f"-{number} behind a 3×3 stem, small images", "arXiv 1512.03385, table 1"))
     for number, depth in _CIFAR_DEPTHS.items():
-        config = replace(basic, depths=(depth,) * 3, shortcut="padding")
-        rows.append((number, config, f"-{number}, widths 16 to 64, small images", f"{_RESNET}, §4.2"))
+        config = replace(_SMALL_IMAGES, depths=(depth,) * 3, widths=(16, 32, 64), stem_width=16, shortcut="padding")
+        rows.append((number, config, f"-{number}, widths 16, 32, 64, small images", "arXiv 1512.03385, §4.2"))
     for name, width in _TWINS.items():
-        config = replace(basic, depths=(2, 2, 2), widths=(width, 2 * width, 4 * width), stem_width=width)
-        text = f" as large as vit_{name}: three stages of 2 basic blocks, widths {width} to {4 * width}, small images"
-        rows.append((f"_{name}", config, text, _OURS))
-    plain = [Variant(f"resnet{name}", config, f"ResNet{text}", source) for name, config, text, source in rows]
-    squeezed = [
-        Variant(f"seresnet{name}", replace(config, squeeze_reduction=16), f"SE-ResNet{text}", f"{source}; SE arXiv 1709.01507")
-        for name, config, text, source in rows
-    ]
-    return plain + squeezed
+        widths = (width, 2 * width, 4 * width)
+        config = replace(_SMALL_IMAGES, depths=(2, 2, 2), widths=widths, stem_width=width)
+        text = f"-{name}, as large as vit_{name}: 2 basic blocks in each stage, widths {', '.join(map(str, widths))}, small images"
+        rows.append((f"_{name}", config, text, "kawara"))
+    return rows
 
 
-VARIANTS = _variants()
+VARIANTS = [Variant(f"resnet{name}", config, f"ResNet{text}", source) for name, config, text, source in _rows()] + [
+    Variant(f"seresnet{name}", replace(config, squeeze_reduction=16), f"SE-ResNet{text}", f"{source}; arXiv 1709.01507")
+    for name, config, text, source in _rows()
+]

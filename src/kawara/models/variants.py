@@ -1,12 +1,14 @@
-"""The models that have a name, each a row: configuration, one line of description, source. CNNs have their rows in their own files.
+"""The models that have a name, each a row: configuration, one line of description, source.
 
-ViTs. Sizes of the paper: Ti, S from google-research/vision_transformer and DeiT (arXiv 2012.12877); B, L, H from ViT (arXiv 2010.11929, table 1);
+Sizes of the paper: Ti, S from google-research/vision_transformer and DeiT (arXiv 2012.12877); B, L, H from ViT (arXiv 2010.11929, table 1);
 g, G from Scaling Vision Transformers (arXiv 2106.04560). `vit_small_16` is ViT-S/16 for 224 px; `vit_small_conv_16` has the
 same blocks behind a convolutional stem of total stride 16.
 
 Small images (28–64 px): the sizes between femto and milli are kawara's own and span 0.16 to 5.6 M parameters, with heads 32 or 64 wide.
 `vit_lite7` is ViT-Lite-7 of Escaping the Big Data Paradigm (arXiv 2104.05704), but mean-pooled. All of them
 average the patches and have no class token.
+
+The rows of the CNNs stand at the end of their own files.
 """
 
 from __future__ import annotations
