@@ -58,6 +58,12 @@ def build_parser() -> _Parser:
     train = verb("train", "train a Vision Transformer on a folder of images (or zip, idx, npz, CSV, hf:name)", TRAIN_EPILOG)
     train.add_argument("data", metavar="DATA", help="folder, zip, idx folder, npz, CSV/JSONL manifest, `digits`, or hf:name")
     train.add_argument("--model", metavar="NAME", help="see `kawara models`; chosen from image size and count if not given")
+    train.add_argument(
+        "--pretrained",
+        metavar="CHECKPOINT",
+        help="begin with this model: a file or folder of kawara, timm, Hugging Face, torchvision or Google, or hub:owner/name",
+    )
+    train.add_argument("--freeze", metavar="PART", help="none, backbone (train only the head: seconds), or N: the first N blocks")
     train.add_argument("--recipe", metavar="NAME", help="see `kawara recipes`")
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=float, metavar="N", help="how often to go through the training images")
@@ -103,6 +109,8 @@ TRAIN_EPILOG = """\
 examples:
   kawara train photos/                                   model and recipe chosen from your images; says why
   kawara train photos/ --minutes 15                      annealed and evaluated on time
+  kawara train photos/ --pretrained deit_tiny.safetensors            fine-tune: the usual way to the best model on your own photos
+  kawara train photos/ --pretrained hub:facebook/dinov2-small --freeze backbone    only a new head, in seconds
   kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
   kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
   kawara train photos/ --out runs/photos-1 --resume      after an interruption

@@ -34,6 +34,8 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
     request = verbs.TrainRequest(
         data=options.data,
         model=options.model,
+        pretrained=options.pretrained,
+        freeze=options.freeze,
         recipe=options.recipe,
         length=next((f"{value:.15g} {unit}" for unit, value in amount.items() if value is not None), None),
         image_size=options.image_size,

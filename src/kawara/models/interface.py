@@ -8,6 +8,7 @@ Axes: B batch, C channels, H W pixels, h w feature grid, R prefix tokens, N = R 
 
 from __future__ import annotations
 
+import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -56,6 +57,8 @@ class ImageModel(nn.Module):
     """D: the width of `Features.pooled`."""
     num_layers: int
     """The largest value of `layer_index`: that of the head."""
+    head_names: tuple[str, ...] = ("head",)
+    """The submodules that turn `Features` into logits: what stays trainable when the backbone is frozen."""
 
     @abstractmethod
     def features(self, image: Tensor) -> Features:
@@ -79,6 +82,36 @@ class ImageModel(nn.Module):
 
         `config.num_classes` follows.
         """
+
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Make (H, W) px the model's own image size. A family with positions resizes them, by the way of their source."""
+        self.config = dataclasses.replace(self.config, image_size=image_size)
+
+    def freeze(self, num_layers: int | None = None) -> None:
+        """Hold the input side of the model still: everything of a layer index below `num_layers`, or with None all but the heads.
+
+        What is frozen gets no gradient and stays in evaluation mode, so that its dropout rests and its batch statistics do not move.
+        Raises ConfigError where nothing would be left to train below the head, or nothing would be frozen.
+        """
+        if num_layers is not None and not 1 <= num_layers <= self.num_layers:
+            raise ConfigError(
+                "That many blocks cannot be frozen.",
+                got=num_layers - 1,
+                allowed=f"1 to {self.num_layers - 1} blocks (their stem with them), or backbone: everything but the head",
+            )
+        heads = tuple(f"{name}." for name in self.head_names)
+        for name, parameter in self.named_parameters():
+            below = not name.startswith(heads) if num_layers is None else self.layer_index(name) < num_layers
+            if below:
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ImageModel:
+        """Set training mode, except in modules that are frozen."""
+        super().train(mode)
+        if mode:
+            _rest_where_frozen(self)
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K): the mean of the heads where there are two, in training as in evaluation."""
@@ -113,3 +146,12 @@ def names_without_decay(model: nn.Module, also: Iterable[str] = ()) -> set[str]:
     """Return the names of all vectors (biases, norms, scales) of a model, and those of `also` that it has."""
     also = set(also)
     return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1 or name in also}
+
+
+def _rest_where_frozen(module: nn.Module) -> None:
+    for child in module.children():
+        parameters = list(child.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            child.eval()
+        else:
+            _rest_where_frozen(child)

@@ -168,6 +168,7 @@ class VisionTransformer(ImageModel):
 
     config: ViTConfig
     pos_embed: Tensor | None
+    head_names = ("head", "head_dist")
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -276,6 +277,19 @@ class VisionTransformer(ImageModel):
 
     def no_decay(self) -> set[str]:
         return names_without_decay(self, _TOKENS)
+
+    @torch.no_grad()
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Make (H, W) px the model's own size: the position table is resized once, and trained on in the new size."""
+        new = dataclasses.replace(self.config, image_size=image_size)
+        if self.pos_embed is not None and new.grid != self.config.grid:
+            if self.config.position == "sincos":
+                table = sincos_positions(new.grid, new.width).to(self.pos_embed)
+            else:
+                num_prefix, method = self.config.num_positioned_prefix, self.config.position_resize
+                table = resize_positions(self.pos_embed, self.config.grid, new.grid, num_prefix=num_prefix, method=method)
+            self.pos_embed = nn.Parameter(table) if isinstance(self.pos_embed, nn.Parameter) else table
+        self.config = new
 
     def reset_head(self, num_classes: int) -> None:
         self.config = dataclasses.replace(self.config, num_classes=num_classes)

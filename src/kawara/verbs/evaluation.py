@@ -62,13 +62,17 @@ def measure(
     workers: int = 0,
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`."""
-    class_names = card.class_names
     loader = EvalLoader(split, card.preprocessing, batch_size=batch_size, workers=workers, device=device)
-    probabilities, labels = classify(model, loader, autocast_dtype("auto", device))
+    return judge(*classify(model, loader, autocast_dtype("auto", device)), card, split=split.name, skipped=skipped)
+
+
+def judge(probabilities: np.ndarray, labels: np.ndarray, card: ModelCard, *, split: str, skipped: list[SkippedFile]) -> Evaluation:
+    """Say what answers are worth: probabilities (n, K) and labels (n,)."""
+    class_names = card.class_names
     confusion = confusion_matrix(probabilities.argmax(axis=1), labels, len(class_names))
     return Evaluation(
         metrics=classification_metrics(probabilities, labels),
-        split=split.name,
+        split=split,
         class_names=class_names,
         probabilities=probabilities,
         labels=labels,

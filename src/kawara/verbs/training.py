@@ -13,12 +13,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from kawara import models
 from kawara.analysis.cost import count_macs, count_parameters
+from kawara.analysis.features import extract
 from kawara.config import to_dict, to_yaml
 from kawara.data.augment import Augmentation
 from kawara.data.loading import EvalLoader, TrainLoader
-from kawara.data.preprocessing import Preprocessing
 from kawara.data.sources import ImageData, ImageSplit, load_data
 from kawara.errors import ConfigError, DataError, RunFolderError
 from kawara.files import write_json, write_text
@@ -27,12 +26,14 @@ from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed
 from kawara.tasks.classification import Classification, classify
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
+from kawara.training.frozen import FeatureLoader, Heads
 from kawara.training.loop import FitResult, Loop, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, latest_run, next_free
-from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, measure, training_sample
-from kawara.verbs.planning import Plan, TrainRequest, make_plan, model_config
+from kawara.verbs import planning
+from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, judge, training_sample
+from kawara.verbs.planning import Plan, TrainRequest, make_plan, starting_model
 from kawara.verbs.run_report import write_report
 from kawara.weights import ModelCard, save_model
 
@@ -101,6 +102,8 @@ def train(
     data: str | Path,
     *,
     model: str | None = None,
+    pretrained: str | Path | None = None,
+    freeze: str | int | None = None,
     recipe: str | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -119,6 +122,8 @@ def train(
     Args:
         data: folder, zip, idx folder, npz, CSV/JSONL manifest, "digits" or "hf:name".
         model, recipe: names; chosen from the images if not given.
+        pretrained: a checkpoint to begin with: a file or folder of kawara, timm, Hugging Face …, or "hub:owner/name".
+        freeze: what of it stays as it is: "none", "backbone" (all but the head), or the number of blocks from the input.
         epochs, steps, minutes: at most one of them.
         settings: {"optimizer.lr": 1e-3, …}.
 
@@ -131,6 +136,8 @@ def train(
     request = TrainRequest(
         data=str(data),
         model=model,
+        pretrained=None if pretrained is None else str(pretrained),
+        freeze=None if freeze is None else str(freeze),
         recipe=recipe,
         length=next((f"{amount:.15g} {unit}" for unit, amount in lengths.items()), None),
         image_size=image_size,
@@ -161,7 +168,8 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
         _announce(run)
-        loop = _loop(run, started_at)
+        work = _work(run)
+        loop = _loop(run, work, started_at)
         if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
             folder.make()
             write_text(folder.config, to_yaml(plan.config))
@@ -169,13 +177,13 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
         elif folder.last.exists():
             loop.resume()
             reporter.say(f"resuming at step {loop.progress.step}")
-        fitted = loop.fit(reserve_seconds=_reserve(run))
+        fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
             reporter.say(
                 f"Stopped at step {fitted.steps}; nothing is lost. To go on:  kawara train {request.data} --out {run.folder.path} --resume"
             )
             return _result(run, fitted, None)
-        return _finish(run, loop, fitted)
+        return _finish(run, work, loop, fitted)
 
 
 def _check_time_left(config: RunConfig, seconds: float) -> None:
@@ -190,9 +198,7 @@ def _check_time_left(config: RunConfig, seconds: float) -> None:
 def _prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> _Run:
     """Read the images, settle the normalisation from the training part, and build the model."""
     data = plan.config.data
-    color = "grey" if data.color == "grey" else "rgb"
-    half = (0.5,) * (1 if color == "grey" else 3)
-    preprocessing = Preprocessing((data.image_size, data.image_size), color, crop_fraction=data.crop_fraction, mean=half, std=half)
+    preprocessing = planning.preprocessing(plan)
     images = load_data(
         plan.listing, preprocessing, seed=data.split_seed, val_fraction=data.val_fraction, progress=reporter.progress_of("reading images")
     )
@@ -209,9 +215,16 @@ def _prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> _Run:
             remedy="a folder with train/, or just one folder for each class",
         )
     train = images.splits["train"]
-    mean, std = _color_statistics(train, preprocessing.channels)
-    preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    model = models.build(model_config(plan.config, len(images.class_names))).to(plan.device)
+    if len(images.class_names) > len(train):
+        raise DataError(
+            "There are more classes than training images.",
+            got=f"{len(images.class_names)} classes, {len(train)} images",
+            remedy="one sub-folder for each class, several images in each",
+        )
+    if plan.start is None:
+        mean, std = _color_statistics(train, preprocessing.channels)
+        preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
+    model = starting_model(plan, len(images.class_names)).to(plan.device)
     card = ModelCard(
         name=plan.config.model.name,
         config=model.config,
@@ -279,9 +292,26 @@ def _stem(data: str) -> str:
     return name.split(".")[0] or "run"
 
 
-def _loop(run: _Run, started_at: float) -> Loop:
+@dataclass(frozen=True)
+class _Work:
+    """What the loop trains, and where its batches come from: images, or features where the backbone is frozen."""
+
+    model: torch.nn.Module
+    train: TrainLoader | FeatureLoader
+    evaluation: Mapping[str, EvalLoader | FeatureLoader]
+    """For validation and for the reported split, by name."""
+
+
+def _work(run: _Run) -> _Work:
     config, preprocessing = run.config, run.card.preprocessing
-    loader = TrainLoader(
+    splits = {split.name: split for split in (run.validation, run.reported)}
+    loaders = {
+        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+        for name, split in splits.items()
+    }
+    if config.model.frozen_backbone:
+        return _work_on_features(run, loaders)
+    train = TrainLoader(
         run.train,
         Augmentation(config.augment, preprocessing, config.seed),
         batch_size=config.batch_size,
@@ -290,33 +320,63 @@ def _loop(run: _Run, started_at: float) -> Loop:
         workers=config.workers,
         device=run.device,
     )
-    validation = EvalLoader(run.validation, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+    return _Work(run.model, train, loaders)
+
+
+def _work_on_features(run: _Run, loaders: Mapping[str, EvalLoader]) -> _Work:
+    """Send every image through the frozen backbone once, and go on with what comes out."""
+    config = run.config
+    dtype = autocast_dtype(config.precision, run.device)
+    train = EvalLoader(run.train, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+    total = sum(len(loader.split) for loader in (train, *loaders.values()))
+    done = 0
+
+    def features(loader: EvalLoader) -> torch.Tensor:
+        nonlocal done
+        progress = run.reporter.progress_of("computing features")
+        found = extract(
+            run.model, loader, dtype, progress=lambda count: progress(done + count, total, f"{done + count:,} of {total:,} images")
+        )
+        done += len(loader.split)
+        return found
+
+    training = FeatureLoader(features(train), run.train.labels, batch_size=config.batch_size, seed=config.seed, sampler=config.sampler)
+    evaluation = {
+        name: FeatureLoader(features(loader), loader.split.labels, batch_size=EVALUATION_BATCH) for name, loader in loaders.items()
+    }
+    return _Work(Heads(run.model), training, evaluation)
+
+
+def _loop(run: _Run, work: _Work, started_at: float) -> Loop:
+    config = run.config
 
     def validate(candidate: torch.nn.Module) -> dict[str, float]:
-        metrics = classification_metrics(*classify(candidate, validation, autocast_dtype(config.precision, run.device)), resamples=1)
+        answers = classify(candidate, work.evaluation[run.validation.name], autocast_dtype(config.precision, run.device))
+        metrics = classification_metrics(*answers, resamples=1)
         return {name: metrics[name] for name in ("top1", "nll", "balanced_accuracy")}
 
     task = Classification(config.task, len(run.images.class_names), config.seed)
     return Loop(
-        run.model, task, loader, validate, config, run.folder,
+        work.model, task, work.train, validate, config, run.folder,
         device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
     )  # fmt: skip
 
 
-def _reserve(run: _Run) -> float:
+def _reserve(run: _Run, work: _Work) -> float:
     """Estimate the seconds that the last validation, the evaluation and the report will take."""
     if run.config.parsed_length.unit != "minutes":
         return 0.0
-    loader = EvalLoader(run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=run.config.workers, device=run.device)
-    each = seconds_per_image(run.model, loader, autocast_dtype(run.config.precision, run.device))
+    loader = work.evaluation[run.reported.name]
+    each = seconds_per_image(work.model, loader, autocast_dtype(run.config.precision, run.device))
     return each * (len(run.validation) + len(run.reported)) + REPORT_SECONDS
 
 
-def _finish(run: _Run, loop: Loop, fitted: FitResult) -> TrainResult:
+def _finish(run: _Run, work: _Work, loop: Loop, fitted: FitResult) -> TrainResult:
     """Measure the trained model on the reported part and write model file, metrics and report."""
     has_test = run.reported is not run.validation
-    run.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
-    evaluation = measure(run.model, run.reported, run.card, device=run.device, skipped=run.images.skipped, workers=run.config.workers)
+    work.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
+    answers = classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
+    evaluation = judge(*answers, run.card, split=run.reported.name, skipped=run.images.skipped)
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
     save_model(run.folder.model, run.model.state_dict(), card)
     result = _result(run, fitted, evaluation)

@@ -256,3 +256,28 @@ def test_a_tap_in_the_last_block_sees_every_token() -> None:
     with taps.read(model, "blocks.2.mlp") as found:
         torch.testing.assert_close(model(image), expected)
     assert next(iter(found.values())).shape == (2, 17, 64)
+
+
+def test_a_new_image_size_resizes_the_positions_once() -> None:
+    model = shaken(SMALL)
+    image = torch.randn(2, 3, 24, 32)
+    expected = model(image)  # resized on the way
+    before = model.pos_embed
+    model.set_image_size((24, 32))
+    assert model.config.grid == (3, 4)
+    assert isinstance(model.pos_embed, torch.nn.Parameter)
+    assert model.pos_embed.shape == (1, 13, 16)
+    torch.testing.assert_close(model.pos_embed[:, 0], before[:, 0])  # the class token keeps its place
+    torch.testing.assert_close(model(image), expected, rtol=1e-5, atol=1e-5)
+    kept = model.pos_embed
+    model.set_image_size((24, 32))
+    assert model.pos_embed is kept
+    with pytest.raises(ConfigError, match="multiple of the patch"):
+        model.set_image_size((25, 32))
+
+
+def test_sincos_positions_are_made_anew_for_a_new_size() -> None:
+    model = shaken(dataclasses.replace(SMALL, position="sincos"))
+    model.set_image_size((32, 32))
+    fresh = build(dataclasses.replace(SMALL, position="sincos", image_size=(32, 32)))
+    torch.testing.assert_close(model.pos_embed, fresh.pos_embed)
