@@ -10,35 +10,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from kawara.analysis.cost import count_macs, count_parameters
-from kawara.analysis.features import extract
-from kawara.config import to_dict, to_yaml
-from kawara.data.augment import Augmentation
-from kawara.data.loading import EvalLoader, TrainLoader
-from kawara.data.sources import ImageData, ImageSplit, load_data
-from kawara.errors import ConfigError, DataError, RunFolderError
+from kawara.config import to_yaml
+from kawara.errors import ConfigError, RunFolderError
 from kawara.files import write_json, write_text
-from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed_everything, threads
 from kawara.tasks.classification import Classification, classify
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
-from kawara.training.frozen import FeatureLoader, Heads
 from kawara.training.loop import FitResult, Loop, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, latest_run, next_free
-from kawara.verbs import planning
-from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, judge, training_sample
-from kawara.verbs.planning import Plan, TrainRequest, make_plan, starting_model
+from kawara.verbs.evaluation import Evaluation, judge
+from kawara.verbs.planning import TrainRequest, make_plan
+from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
-from kawara.weights import ModelCard, save_model
+from kawara.weights import save_model
 
 REPORT_SECONDS = 4.0
-MAX_SKIPPED_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -64,38 +55,6 @@ class TrainResult:
         values: dict[str, Any] = dataclasses.asdict(self)
         metrics = values.pop("metrics")
         return values | {"folder": str(self.folder), "model_path": str(self.model_path)} | metrics
-
-
-@dataclass(frozen=True)
-class _Run:
-    """Everything that training and what follows it work on."""
-
-    plan: Plan
-    folder: RunFolder
-    images: ImageData
-    model: ImageModel
-    card: ModelCard
-    reporter: Reporter
-
-    @property
-    def config(self) -> RunConfig:
-        return self.plan.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.plan.device
-
-    @property
-    def train(self) -> ImageSplit:
-        return self.images.splits["train"]
-
-    @property
-    def validation(self) -> ImageSplit:
-        return self.images.splits["val"]
-
-    @property
-    def reported(self) -> ImageSplit:
-        return self.images.splits[self.images.reported]
 
 
 def train(
@@ -164,11 +123,11 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     folder = _reopened_folder(request) if request.resume else _new_folder(request)
     plan = make_plan(request, reporter, folder if request.resume else None)
     seed_everything(plan.config.seed)
-    run = _prepare(plan, folder, reporter)
+    run = prepare(plan, folder, reporter)
     _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
-        _announce(run)
-        work = _work(run)
+        announce(run)
+        work = gather(run)
         loop = _loop(run, work, started_at)
         if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
             folder.make()
@@ -193,75 +152,6 @@ def _check_time_left(config: RunConfig, seconds: float) -> None:
             f"Reading the images took {seconds:.0f} s: {length} leave no time to train.",
             remedy=f"--minutes {max(1, round(seconds / 10))}, or the same command again where the images are kept decoded by now",
         )
-
-
-def _prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> _Run:
-    """Read the images, settle the normalisation from the training part, and build the model."""
-    data = plan.config.data
-    preprocessing = planning.preprocessing(plan)
-    images = load_data(
-        plan.listing, preprocessing, seed=data.split_seed, val_fraction=data.val_fraction, progress=reporter.progress_of("reading images")
-    )
-    for file in images.skipped[:MAX_SKIPPED_SHOWN]:
-        reporter.say(f"left out: {file.path}: {file.reason}")
-    if len(images.skipped) > MAX_SKIPPED_SHOWN:
-        reporter.say(f"… and {len(images.skipped) - MAX_SKIPPED_SHOWN} more files left out; the report lists them")
-    sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
-    reporter.say(f"{images.description} ({sizes}); {images.storage}")
-    if "train" not in images.splits:
-        raise DataError(
-            f"{plan.listing.spec} has no training images.",
-            got=f"only {', '.join(images.splits)}",
-            remedy="a folder with train/, or just one folder for each class",
-        )
-    train = images.splits["train"]
-    if len(images.class_names) > len(train):
-        raise DataError(
-            "There are more classes than training images.",
-            got=f"{len(images.class_names)} classes, {len(train)} images",
-            remedy="one sub-folder for each class, several images in each",
-        )
-    if plan.start is None:
-        mean, std = _color_statistics(train, preprocessing.channels)
-        preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    model = starting_model(plan, len(images.class_names)).to(plan.device)
-    card = ModelCard(
-        name=plan.config.model.name,
-        config=model.config,
-        class_names=images.class_names,
-        preprocessing=preprocessing,
-        recipe=to_dict(plan.config),
-        data={
-            "description": images.description,
-            "fingerprint": images.fingerprint,
-            "splits": {name: len(split) for name, split in images.splits.items()},
-            "skipped": len(images.skipped),
-            "training_sample": training_sample(train),
-        },
-        environment=environment(),
-    )
-    return _Run(plan, folder, images, model, card, reporter)
-
-
-def _announce(run: _Run) -> None:
-    height, width = run.card.preprocessing.image_size
-    where = f"{run.device}" + (f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else "")
-    run.reporter.say(
-        f"{run.card.name}: {count_parameters(run.model):,} parameters, {count_macs(run.model) / 1e6:,.0f} million MACs an image of "
-        f"{height}×{width}; recipe {run.config.recipe}, {run.config.length}, batch {run.config.batch_size}; {where}; in {run.folder.path}"
-    )
-
-
-def _color_statistics(split: ImageSplit, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel over up to 1,000 training images, rounded to three digits."""
-    indices = np.unique(np.linspace(0, len(split) - 1, min(1000, len(split))).astype(int))
-    moments = np.zeros((2, channels))
-    for index in indices:
-        image_01 = split.store[int(index)].reshape(-1, channels) / 255.0
-        moments += image_01.mean(axis=0), (image_01**2).mean(axis=0)
-    mean, square = moments / len(indices)
-    std = np.sqrt(np.maximum(square - mean**2, 1e-4))
-    return tuple(round(float(value), 3) for value in mean), tuple(round(float(value), 3) for value in std)
 
 
 def _new_folder(request: TrainRequest) -> RunFolder:
@@ -292,62 +182,7 @@ def _stem(data: str) -> str:
     return name.split(".")[0] or "run"
 
 
-@dataclass(frozen=True)
-class _Work:
-    """What the loop trains, and where its batches come from: images, or features where the backbone is frozen."""
-
-    model: torch.nn.Module
-    train: TrainLoader | FeatureLoader
-    evaluation: Mapping[str, EvalLoader | FeatureLoader]
-    """For validation and for the reported split, by name."""
-
-
-def _work(run: _Run) -> _Work:
-    config, preprocessing = run.config, run.card.preprocessing
-    splits = {split.name: split for split in (run.validation, run.reported)}
-    loaders = {
-        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
-        for name, split in splits.items()
-    }
-    if config.model.frozen_backbone:
-        return _work_on_features(run, loaders)
-    train = TrainLoader(
-        run.train,
-        Augmentation(config.augment, preprocessing, config.seed),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        sampler=config.sampler,
-        workers=config.workers,
-        device=run.device,
-    )
-    return _Work(run.model, train, loaders)
-
-
-def _work_on_features(run: _Run, loaders: Mapping[str, EvalLoader]) -> _Work:
-    """Send every image through the frozen backbone once, and go on with what comes out."""
-    config = run.config
-    dtype = autocast_dtype(config.precision, run.device)
-    train = EvalLoader(run.train, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
-    total = sum(len(loader.split) for loader in (train, *loaders.values()))
-    done = 0
-
-    def features(loader: EvalLoader) -> torch.Tensor:
-        nonlocal done
-        progress = run.reporter.progress_of("computing features")
-        found = extract(
-            run.model, loader, dtype, progress=lambda count: progress(done + count, total, f"{done + count:,} of {total:,} images")
-        )
-        done += len(loader.split)
-        return found
-
-    training = FeatureLoader(features(train), run.train.labels, batch_size=config.batch_size, seed=config.seed, sampler=config.sampler)
-    evaluation = {
-        name: FeatureLoader(features(loader), loader.split.labels, batch_size=EVALUATION_BATCH) for name, loader in loaders.items()
-    }
-    return _Work(Heads(run.model), training, evaluation)
-
-
-def _loop(run: _Run, work: _Work, started_at: float) -> Loop:
+def _loop(run: Run, work: Work, started_at: float) -> Loop:
     config = run.config
 
     def validate(candidate: torch.nn.Module) -> dict[str, float]:
@@ -362,7 +197,7 @@ def _loop(run: _Run, work: _Work, started_at: float) -> Loop:
     )  # fmt: skip
 
 
-def _reserve(run: _Run, work: _Work) -> float:
+def _reserve(run: Run, work: Work) -> float:
     """Estimate the seconds that the last validation, the evaluation and the report will take."""
     if run.config.parsed_length.unit != "minutes":
         return 0.0
@@ -371,7 +206,7 @@ def _reserve(run: _Run, work: _Work) -> float:
     return each * (len(run.validation) + len(run.reported)) + REPORT_SECONDS
 
 
-def _finish(run: _Run, work: _Work, loop: Loop, fitted: FitResult) -> TrainResult:
+def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
     """Measure the trained model on the reported part and write model file, metrics and report."""
     has_test = run.reported is not run.validation
     work.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
@@ -395,7 +230,7 @@ def _weights_to_keep(folder: RunFolder, fitted: FitResult, has_test: bool) -> di
     return read_weights(folder.best) if has_test else fitted.state
 
 
-def _result(run: _Run, fitted: FitResult, evaluation: Evaluation | None) -> TrainResult:
+def _result(run: Run, fitted: FitResult, evaluation: Evaluation | None) -> TrainResult:
     return TrainResult(
         folder=run.folder.path,
         model_path=run.folder.model,

@@ -16,7 +16,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from kawara import models
 from kawara.config import from_dict, to_dict
@@ -89,7 +88,7 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelFileError(f"The header of {path} is damaged.", got=error) from None
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[models.ImageModel, ModelCard]:
     """Build the model of a file in evaluation mode, with its card. Raises ModelFileError if it cannot be read."""
     card = read_card(path)
     try:
