@@ -64,6 +64,14 @@ def build_parser() -> _Parser:
         help="begin with this model: a file or folder of kawara, timm, Hugging Face, torchvision or Google, or hub:owner/name",
     )
     train.add_argument("--freeze", metavar="PART", help="none, backbone (train only the head: seconds), or N: the first N blocks")
+    train.add_argument(
+        "--teacher", metavar="CHECKPOINT", help="a finished model of the same classes, ViT or CNN, to learn from besides the labels"
+    )
+    train.add_argument(
+        "--distill",
+        choices=["soft", "hard", "token"],
+        help="how: its decision (hard, the default), its probabilities (soft), or through a distillation token (token, ViT only)",
+    )
     train.add_argument("--recipe", metavar="NAME", help="see `kawara recipes`")
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=float, metavar="N", help="how often to go through the training images")

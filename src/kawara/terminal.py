@@ -36,6 +36,8 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         model=options.model,
         pretrained=options.pretrained,
         freeze=options.freeze,
+        teacher=options.teacher,
+        distill=options.distill,
         recipe=options.recipe,
         length=next((f"{value:.15g} {unit}" for unit, value in amount.items() if value is not None), None),
         image_size=options.image_size,
@@ -245,6 +247,17 @@ def _print_metrics(metrics: dict[str, Any], what: str) -> None:
     for name, title in (("nll", "negative log-likelihood"), ("ece", "calibration error (ECE)")):
         low, high = metrics[f"{name}_ci95"]
         table.add_row(title, f"{metrics[name]:.4f}", f"{low:.4f} – {high:.4f}")
+    _stdout().print(table)
+    if "agreement" in metrics:
+        _print_agreement(metrics["agreement"])
+
+
+def _print_agreement(agreement: dict[str, Any]) -> None:
+    """Print how often teacher, heads and labels decide alike."""
+    print("\nThey decide alike on this share of the images:")
+    table = Table("", *agreement["who"], box=None, pad_edge=False)
+    for name, row in zip(agreement["who"], agreement["same"]):
+        table.add_row(name, *(f"{value:.1%}" for value in row))
     _stdout().print(table)
 
 

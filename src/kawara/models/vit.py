@@ -291,6 +291,26 @@ class VisionTransformer(ImageModel):
             self.pos_embed = nn.Parameter(table) if isinstance(self.pos_embed, nn.Parameter) else table
         self.config = new
 
+    @torch.no_grad()
+    def add_distillation_token(self) -> None:
+        """Give a trained model the second token and head of a distilled one; nothing happens where it has them.
+
+        The token begins as a copy of the class token, its place in the position table too, and therefore sees what that one sees; the
+        head begins at zero. Raises ConfigError for a model without a class token.
+        """
+        if self.config.distillation_token:
+            return
+        if self.cls_token is None:
+            raise ConfigError(
+                "A distillation token stands beside a class token, and this model has none.", remedy="soft or hard distillation"
+            )
+        if self.config.num_positioned_prefix and self.pos_embed is not None:
+            self.pos_embed = nn.Parameter(torch.cat([self.pos_embed[:, :1], self.pos_embed], dim=1))
+        self.config = dataclasses.replace(self.config, distillation_token=True)
+        self.dist_token = nn.Parameter(self.cls_token.clone())
+        self.head_dist = _make_head(self.config).to(self.norm.weight.device, self.norm.weight.dtype)
+        _initialise_head(self.head_dist)
+
     def reset_head(self, num_classes: int) -> None:
         self.config = dataclasses.replace(self.config, num_classes=num_classes)
         like = self.norm.weight

@@ -10,6 +10,7 @@ from kawara.data.sampling import SamplerConfig
 from kawara.errors import ConfigError
 from kawara.runtime import Precision
 from kawara.tasks.classification import ClassificationConfig
+from kawara.tasks.distillation import DistillationConfig
 from kawara.training.optimizer import OptimizerConfig
 from kawara.training.schedule import Duration, ScheduleConfig
 
@@ -73,6 +74,7 @@ class RunConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     task: ClassificationConfig = field(default_factory=ClassificationConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     length: str = "100 epochs"

@@ -20,6 +20,7 @@ from kawara.errors import ConfigError
 from kawara.models import ImageModel
 from kawara.recipes import RECIPES, choice
 from kawara.runtime import choose_device
+from kawara.tasks.distillation import check_classes
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
@@ -35,6 +36,8 @@ class TrainRequest:
     model: str | None = None
     pretrained: str | None = None
     freeze: str | None = None
+    teacher: str | None = None
+    distill: str | None = None
     recipe: str | None = None
     length: str | None = None
     image_size: int | None = None
@@ -48,8 +51,8 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
-class Start:
-    """The pretrained model that a run begins with."""
+class Trained:
+    """A finished model that takes part in a run: the one it begins with, or a teacher."""
 
     model: ImageModel
     card: ModelCard
@@ -57,13 +60,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is settled before an image is decoded. `start` is None for a model from scratch."""
+    """Everything that is settled before an image is decoded. `start` is None for a model from scratch, `teacher` without one."""
 
     config: RunConfig
     listing: Listing
     device: torch.device
     reason: str
-    start: Start | None
+    start: Trained | None
+    teacher: Trained | None
 
 
 def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | None) -> Plan:
@@ -73,26 +77,28 @@ def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | No
     if resumed is not None:
         config = from_dict(RunConfig, read_file(resumed.config), where=str(resumed.config))
         _check_unchanged(config, asked | ({"recipe": request.recipe} if request.recipe else {}))
-        start = _open(config.model.pretrained, reporter)
+        start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
         listing = _open_data(request, reporter)
         reason = "as when the run began"
     else:
-        start = _open(str(asked.get("model.pretrained", "")), reporter)
+        start, teacher = (_open(str(asked.get(path, "")), reporter) for path in ("model.pretrained", "distillation.teacher"))
         listing = _open_data(request, reporter)
         config, reason = _fill_in(request, asked, survey(listing), device, start)
         reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
-    plan = Plan(config, listing, device, reason, start)
+    plan = Plan(config, listing, device, reason, start, teacher)
+    if teacher is not None:
+        check_classes(teacher.card.class_names, tuple(listing.class_names))
     model_config(plan, len(listing.class_names))  # what does not fit together is said before images are read
     return plan
 
 
-def _open(pretrained: str, reporter: Reporter) -> Start | None:
+def _open(pretrained: str, reporter: Reporter) -> Trained | None:
     if not pretrained:
         return None
     model, card, foreign = open_model(pretrained)
     for note in foreign.notes if foreign else ():
         reporter.say(note)
-    return Start(model, card)
+    return Trained(model, card)
 
 
 def _open_data(request: TrainRequest, reporter: Reporter) -> Listing:
@@ -106,6 +112,8 @@ def model_config(plan: Plan, num_classes: int) -> Any:
     """Return the configuration of the run's model."""
     settings = plan.config.model
     rates = {"stochastic_depth": settings.stochastic_depth, "dropout": settings.dropout}
+    if plan.config.distillation.kind == "token":
+        rates |= _distillation_token(plan)
     if plan.start is not None:
         image_size = preprocessing(plan).image_size
         return dataclasses.replace(plan.start.model.config, num_classes=num_classes, image_size=image_size, **rates)
@@ -113,6 +121,16 @@ def model_config(plan: Plan, num_classes: int) -> Any:
     return models.model_config(
         settings.name, num_classes=num_classes, image_size=(side, side), channels=channels, **rates | settings.options
     )
+
+
+def _distillation_token(plan: Plan) -> dict[str, bool]:
+    """Return the model options that learning through a token needs. Raises ConfigError for a family without tokens."""
+    known = plan.start.model.config if plan.start else models.MODELS[plan.config.model.name].config
+    if not hasattr(known, "distillation_token"):
+        raise ConfigError(
+            f"{plan.config.model.name} has no tokens to distil through.", got="--distill token", remedy="--distill hard or --distill soft"
+        )
+    return {"distillation_token": True}
 
 
 def preprocessing(plan: Plan) -> Preprocessing:
@@ -139,6 +157,8 @@ def starting_model(plan: Plan, num_classes: int) -> ImageModel:
         source = plan.start.model
         source.reset_head(num_classes)
         source.set_image_size(config.image_size)
+        if plan.config.distillation.kind == "token":
+            source.add_distillation_token()  # type: ignore[operator]
         model.load_state_dict(source.state_dict())
     freeze = plan.config.model.freeze
     if freeze != "none":
@@ -156,6 +176,8 @@ def _asked(request: TrainRequest) -> dict[str, Any]:
         "model.name": request.model,
         "model.pretrained": request.pretrained,
         "model.freeze": request.freeze,
+        "distillation.teacher": request.teacher,
+        "distillation.kind": request.distill or ("hard" if request.teacher else None),
         "data.image_size": request.image_size,
     }
     asked |= {path: value for path, value in options.items() if value is not None}
@@ -167,7 +189,7 @@ def _asked(request: TrainRequest) -> dict[str, Any]:
 
 
 def _fill_in(
-    request: TrainRequest, asked: dict[str, Any], found: Survey, device: torch.device, start: Start | None
+    request: TrainRequest, asked: dict[str, Any], found: Survey, device: torch.device, start: Trained | None
 ) -> tuple[RunConfig, str]:
     """Return the configuration with everything that nobody asked for chosen, and the reason in words."""
     in_file = read_file(request.config).get("recipe") if request.config else None
@@ -216,7 +238,7 @@ def _image_size(config: RunConfig, found: Survey, device: torch.device, chosen: 
     return chosen["data.image_size"], [why]
 
 
-def _taken_over(config: RunConfig, asked: Mapping[str, Any], start: Start) -> dict[str, Any]:
+def _taken_over(config: RunConfig, asked: Mapping[str, Any], start: Trained) -> dict[str, Any]:
     """Return the settings that come with the checkpoint. Raises ConfigError where others were asked for."""
     if asked.get("model.name", start.card.name) != start.card.name:
         raise ConfigError(
@@ -236,7 +258,7 @@ def _taken_over(config: RunConfig, asked: Mapping[str, Any], start: Start) -> di
     }
 
 
-def _describe(start: Start) -> str:
+def _describe(start: Trained) -> str:
     taken = start.card.preprocessing
     height, width = taken.image_size
     mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (taken.mean, taken.std))
@@ -256,6 +278,7 @@ def _check_frozen(config: RunConfig) -> None:
             ("optimizer.layer_decay", config.optimizer.layer_decay != 1.0),
             ("model.stochastic_depth", config.model.stochastic_depth > 0),
             ("model.dropout", config.model.dropout > 0),
+            ("distillation", config.distillation.kind != "none"),
         )
         if acts
     ]

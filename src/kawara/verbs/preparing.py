@@ -18,6 +18,8 @@ from kawara.data.sources import ImageData, ImageSplit, load_data
 from kawara.errors import DataError
 from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, environment
+from kawara.tasks.classification import Classification
+from kawara.tasks.distillation import Distillation, Teacher
 from kawara.training.frozen import FeatureLoader, Heads
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
@@ -64,9 +66,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Work:
-    """What the loop trains, and where its batches come from: images, or features where the backbone is frozen."""
+    """What the loop trains towards what, and where its batches come from: images, or features where the backbone is frozen."""
 
     model: torch.nn.Module
+    task: Classification | Distillation
     train: TrainLoader | FeatureLoader
     evaluation: Mapping[str, EvalLoader | FeatureLoader]
     """For validation and for the reported split, by name."""
@@ -142,6 +145,17 @@ def _color_statistics(split: ImageSplit, channels: int) -> tuple[tuple[float, ..
     return tuple(round(float(value), 3) for value in mean), tuple(round(float(value), 3) for value in std)
 
 
+def teacher_of(run: Run) -> Teacher | None:
+    """Return the run's teacher, able to look at the student's input."""
+    if run.plan.teacher is None:
+        return None
+    model, card = run.plan.teacher.model, run.plan.teacher.card
+    return Teacher(
+        model, card.preprocessing, card.class_names,
+        student=run.card.preprocessing, student_classes=run.card.class_names, device=run.device,
+    )  # fmt: skip
+
+
 def gather(run: Run) -> Work:
     """Make the batches of training, validation and evaluation ready; with a frozen backbone its features are computed here."""
     config, preprocessing = run.config, run.card.preprocessing
@@ -161,7 +175,10 @@ def gather(run: Run) -> Work:
         workers=config.workers,
         device=run.device,
     )
-    return Work(run.model, train, loaders)
+    teacher, num_classes = teacher_of(run), len(run.images.class_names)
+    if teacher is None:
+        return Work(run.model, Classification(config.task, num_classes, config.seed), train, loaders)
+    return Work(run.model, Distillation(config.task, config.distillation, teacher, num_classes, config.seed), train, loaders)
 
 
 def _gather_features(run: Run, loaders: Mapping[str, EvalLoader]) -> Work:
@@ -185,4 +202,4 @@ def _gather_features(run: Run, loaders: Mapping[str, EvalLoader]) -> Work:
     evaluation = {
         name: FeatureLoader(features(loader), loader.split.labels, batch_size=EVALUATION_BATCH) for name, loader in loaders.items()
     }
-    return Work(Heads(run.model), training, evaluation)
+    return Work(Heads(run.model), Classification(config.task, len(run.images.class_names), config.seed), training, evaluation)

@@ -16,7 +16,8 @@ from kawara.config import to_yaml
 from kawara.errors import ConfigError, RunFolderError
 from kawara.files import write_json, write_text
 from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed_everything, threads
-from kawara.tasks.classification import Classification, classify
+from kawara.tasks.classification import classify
+from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
 from kawara.training.loop import FitResult, Loop, seconds_per_image
@@ -63,6 +64,8 @@ def train(
     model: str | None = None,
     pretrained: str | Path | None = None,
     freeze: str | int | None = None,
+    teacher: str | Path | None = None,
+    distill: str | None = None,
     recipe: str | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -83,6 +86,8 @@ def train(
         model, recipe: names; chosen from the images if not given.
         pretrained: a checkpoint to begin with: a file or folder of kawara, timm, Hugging Face …, or "hub:owner/name".
         freeze: what of it stays as it is: "none", "backbone" (all but the head), or the number of blocks from the input.
+        teacher: a finished model of the same classes to learn from besides the labels.
+        distill: how: "hard" (its decision; the default), "soft" (its probabilities) or "token" (through a distillation token).
         epochs, steps, minutes: at most one of them.
         settings: {"optimizer.lr": 1e-3, …}.
 
@@ -97,6 +102,8 @@ def train(
         model=model,
         pretrained=None if pretrained is None else str(pretrained),
         freeze=None if freeze is None else str(freeze),
+        teacher=None if teacher is None else str(teacher),
+        distill=distill,
         recipe=recipe,
         length=next((f"{amount:.15g} {unit}" for unit, amount in lengths.items()), None),
         image_size=image_size,
@@ -190,9 +197,8 @@ def _loop(run: Run, work: Work, started_at: float) -> Loop:
         metrics = classification_metrics(*answers, resamples=1)
         return {name: metrics[name] for name in ("top1", "nll", "balanced_accuracy")}
 
-    task = Classification(config.task, len(run.images.class_names), config.seed)
     return Loop(
-        work.model, task, work.train, validate, config, run.folder,
+        work.model, work.task, work.train, validate, config, run.folder,
         device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
     )  # fmt: skip
 
@@ -212,6 +218,10 @@ def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
     work.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
     answers = classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
     evaluation = judge(*answers, run.card, split=run.reported.name, skipped=run.images.skipped)
+    if isinstance(work.task, Distillation):
+        evaluation.metrics["agreement"] = agreement(
+            run.model, work.task.teacher, work.evaluation[run.reported.name], autocast_dtype("auto", run.device)
+        )
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
     save_model(run.folder.model, run.model.state_dict(), card)
     result = _result(run, fitted, evaluation)

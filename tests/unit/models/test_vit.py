@@ -281,3 +281,18 @@ def test_sincos_positions_are_made_anew_for_a_new_size() -> None:
     model.set_image_size((32, 32))
     fresh = build(dataclasses.replace(SMALL, position="sincos", image_size=(32, 32)))
     torch.testing.assert_close(model.pos_embed, fresh.pos_embed)
+
+
+def test_a_distillation_token_added_to_a_trained_model_sees_what_the_class_token_sees() -> None:
+    model = shaken(SMALL)
+    model.add_distillation_token()
+    features = model.features(torch.randn(2, 3, 16, 24))
+    assert features.tokens.shape[1] == 2 + 6
+    torch.testing.assert_close(features.distillation, features.pooled)
+    assert model.head_dist.weight.abs().sum() == 0
+    assert build(model.config).load_state_dict(model.state_dict())
+    kept = model.dist_token
+    model.add_distillation_token()
+    assert model.dist_token is kept
+    with pytest.raises(ConfigError, match="class token"):
+        VisionTransformer(dataclasses.replace(SMALL, class_token=False, pool="mean")).add_distillation_token()
