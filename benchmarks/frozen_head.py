@@ -44,7 +44,7 @@ def main() -> None:
     task = Classification(config.task, len(images.class_names), 0)
 
     started = time.perf_counter()
-    features = extract(model, EvalLoader(train, card.preprocessing, batch_size=64))
+    features = extract(model, EvalLoader(train, card.preprocessing, batch_size=64)).by_head
     once = time.perf_counter() - started
     kept = FeatureLoader(features, train.labels, batch_size=config.batch_size)
     anew = TrainLoader(train, Augmentation(config.augment, card.preprocessing, 0), batch_size=config.batch_size, seed=0)

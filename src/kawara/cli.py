@@ -50,7 +50,12 @@ def build_parser() -> _Parser:
 
     def verb(name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
         added = verbs.add_parser(
-            name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            name,
+            help=summary.replace("%", "%%"),  # argparse formats this text, but not the description
+            description=summary,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         added.add_argument("--json", action="store_true", help="print one JSON object on stdout; everything else goes to stderr")
         return added
@@ -86,10 +91,21 @@ def build_parser() -> _Parser:
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
 
-    evaluate = verb("evaluate", "measure a model on labelled images, with 95 %% intervals")
+    evaluate = verb("evaluate", "measure a model on labelled images, with 95 % intervals", EVALUATE_EPILOG)
     evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors")
     evaluate.add_argument("data", metavar="DATA", help="as for train; its test part is used, else val, else all of it")
     evaluate.add_argument("--split", choices=["train", "val", "test", "all"], help="which part of DATA")
+    evaluate.add_argument(
+        "--protocol",
+        default="classify",
+        choices=["classify", "fewshot", "knn"],
+        help="classify: the answers of the head (default); fewshot, knn: the backbone alone, on the classes of DATA",
+    )
+    evaluate.add_argument("--shots", type=_numbers, metavar="N,N,…", help="for fewshot: images of each class (default 1,5,10,25)")
+    evaluate.add_argument(
+        "--neighbours", type=int, metavar="K", help="for knn: how many vote (default 20; 10, 100 and 200 are shown beside it)"
+    )
+    evaluate.add_argument("--seed", type=int, metavar="N", help="for fewshot: of the draws of the images (default 0)")
     evaluate.add_argument("--device", metavar="NAME")
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
 
@@ -127,12 +143,32 @@ A folder may hold train/, val/ and test/, or just one sub-folder a class: then k
 so that the parts never move.
 """
 
+EVALUATE_EPILOG = """\
+examples:
+  kawara evaluate model.safetensors photos/                       right answers, calibration, confusion, each class
+  kawara evaluate backbone.safetensors photos/ --protocol knn     do photos of a class lie together?
+  kawara evaluate backbone.safetensors photos/ --protocol fewshot --shots 1,5,10
+
+fewshot and knn look at the features before the head, so MODEL needs no head and DATA may have any classes. Nothing is trained:
+  knn       the nearest images of the train part vote, each with the weight exp(cosine similarity / 0.07)
+  fewshot   a linear classifier, by ridge regression in closed form, on a few train images of each class; 3 draws
+The test part is measured, else val; images without parts are split by content, as for training.
+"""
+
 PREDICT_EPILOG = """\
 examples:
   kawara predict model.safetensors photo.jpg
   kawara predict model.safetensors photos/ --csv > answers.csv
   find . -name '*.jpg' | kawara predict model.safetensors - --json
 """
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of "1,5,10"."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers with commas between them are expected, such as 1,5,10; got {text!r}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -191,12 +191,12 @@ def _gather_features(run: Run, loaders: Mapping[str, EvalLoader]) -> Work:
 
     def features(loader: EvalLoader) -> torch.Tensor:
         nonlocal done
-        progress = run.reporter.progress_of("computing features")
+        before, report = done, run.reporter.progress_of("computing features")
         found = extract(
-            run.model, loader, dtype, progress=lambda count: progress(done + count, total, f"{done + count:,} of {total:,} images")
+            run.model, loader, dtype, progress=lambda count, *_: report(before + count, total, f"{before + count:,} of {total:,} images")
         )
         done += len(loader.split)
-        return found
+        return found.by_head.to(run.device)
 
     training = FeatureLoader(features(train), run.train.labels, batch_size=config.batch_size, seed=config.seed, sampler=config.sampler)
     evaluation = {

@@ -59,7 +59,7 @@ def test_a_head_trained_on_kept_features_equals_one_trained_on_images(tmp_path, 
     train(whole, TrainLoader(images, plain, batch_size=16, seed=0, workers=1), tmp_path / "images")
 
     kept = backbone(**options)
-    features = extract(kept, EvalLoader(images, PREPROCESSING, batch_size=32, workers=1))
+    features = extract(kept, EvalLoader(images, PREPROCESSING, batch_size=32, workers=1)).by_head
     result = train(Heads(kept), FeatureLoader(features, images.labels, batch_size=16), tmp_path / "features")
 
     assert whole.head.weight.abs().max() > 0.05  # it has learnt
