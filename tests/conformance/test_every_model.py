@@ -6,7 +6,7 @@ Sizes from base upwards run on the meta device: shapes and counts without number
 import pytest
 import torch
 
-from kawara.models import MODELS, ImageModel, build, create_model, model_names
+from kawara.models import MODELS, ImageModel, ViTConfig, build, create_model, model_names
 
 # With 1000 classes at the row's own image size. A new row needs a new line; the published ones are checked in tests/unit/analysis too.
 NUM_PARAMETERS = {
@@ -103,23 +103,100 @@ NUM_PARAMETERS = {
     "vit_milli_conv_4": 6_101_352,
     "vit_milli_conv_8": 6_161_192,
     "vit_milli_conv_16": 6_191_112,
+    "resnet18": 11_689_512,
+    "resnet18_small": 11_681_832,
+    "resnet34": 21_797_672,
+    "resnet34_small": 21_789_992,
+    "resnet50": 25_557_032,
+    "resnet50_small": 25_549_352,
+    "resnet101": 44_549_160,
+    "resnet20": 334_072,
+    "resnet32": 528_504,
+    "resnet44": 722_936,
+    "resnet56": 917_368,
+    "resnet_femto": 239_608,
+    "resnet_pico": 564_498,
+    "resnet_nano": 1_365_538,
+    "resnet_micro": 3_032_104,
+    "resnet_mini": 4_433_350,
+    "resnet_milli": 6_099_588,
+    "seresnet18": 11_779_624,
+    "seresnet18_small": 11_771_944,
+    "seresnet34": 21_960_416,
+    "seresnet34_small": 21_952_736,
+    "seresnet50": 28_088_024,
+    "seresnet50_small": 28_080_344,
+    "seresnet101": 49_326_872,
+    "seresnet20": 339_856,
+    "seresnet32": 538_144,
+    "seresnet44": 736_432,
+    "seresnet56": 934_720,
+    "seresnet_femto": 243_464,
+    "seresnet_pico": 570_734,
+    "seresnet_nano": 1_375_582,
+    "seresnet_micro": 3_055_592,
+    "seresnet_mini": 4_461_962,
+    "seresnet_milli": 6_145_116,
+    "regnety_400mf": 4_344_144,
+    "regnety_800mf": 6_263_168,
+    "regnety_1_6gf": 11_202_430,
+    "regnety_3_2gf": 19_436_338,
+    "regnety_4gf": 20_646_656,
+    "regnety_8gf": 39_180_068,
+    "regnety_12gf": 51_822_544,
+    "regnety_16gf": 83_590_140,
+    "convnext_ronto_1": 622_152,
+    "convnext_ronto_2": 621_912,
+    "convnext_yocto_1": 1_275_256,
+    "convnext_yocto_2": 1_274_896,
+    "convnext_zepto_1": 2_156_712,
+    "convnext_zepto_2": 2_156_232,
+    "convnext_atto_1": 3_694_680,
+    "convnext_atto_2": 3_694_080,
+    "convnext_atto": 3_695_520,
+    "convnext_femto_1": 5_216_776,
+    "convnext_femto_2": 5_216_056,
+    "convnext_femto": 5_217_784,
+    "convnext_pico": 9_045_672,
+    "convnext_nano": 15_593_560,
+    "convnext_tiny": 28_589_128,
+    "convnext_small": 50_223_688,
+    "convnext_base": 88_591_464,
 }
 
 LIGHT = [name for name in model_names() if NUM_PARAMETERS.get(name, 0) < 10_000_000]
-# One stem of each kind for the tests that compute; the other strides differ only in their stem, whose tests are in unit/layers.
-COMPUTED = [name for name in LIGHT if name.endswith(("_4", "_16"))]
+# One ViT stem of each kind for the tests that compute; the other strides differ only in their stem, whose tests are in unit/layers.
+# Of the CNNs, one of each stem, block and shortcut, the wide ones narrowed.
+NARROWED: dict[str, dict] = {
+    "resnet18": {"widths": (8, 16, 24, 32), "stem_width": 8},
+    "seresnet50": {"widths": (4, 8, 12, 16), "stem_width": 8},
+    "regnety_400mf": {"widths": (8, 16, 24, 32), "stem_width": 16},
+    "convnext_atto": {"widths": (8, 16, 24, 32)},
+}
+COMPUTED = [name for name in LIGHT if name.endswith(("_4", "_16"))] + [
+    "resnet20",
+    "seresnet_femto",
+    "convnext_ronto_1",
+    "convnext_ronto_2",
+    *NARROWED,
+]
+
+
+def stride(name: str) -> int:
+    """How many pixels there are to one cell of the feature grid."""
+    config = MODELS[name].config
+    return config.patch_size if isinstance(config, ViTConfig) else config.total_stride
 
 
 def small_size(name: str) -> tuple[int, int]:
     """A non-square size other than the row's own, small enough to compute."""
-    patch = MODELS[name].config.patch_size
-    return 2 * patch, 3 * patch
+    return 2 * stride(name), 3 * stride(name)
 
 
 def shaken(name: str, **options) -> ImageModel:
     """A model with every parameter away from its starting value: some start at zero, where gradients stop."""
     torch.manual_seed(0)
-    model = create_model(name, num_classes=4, image_size=small_size(name), **options)
+    model = create_model(name, num_classes=4, image_size=small_size(name), **NARROWED.get(name, {}), **options)
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.02)
@@ -176,9 +253,8 @@ def test_evaluation_is_deterministic_and_each_image_answers_alone(name: str) -> 
 def test_other_sizes_and_channels(name: str) -> None:
     for channels in (1, 5):
         model = shaken(name, channels=channels).eval()
-        patch = model.config.patch_size
         for rows, columns in ((1, 1), (3, 2), (4, 5)):
-            features = model.features(torch.randn(2, channels, rows * patch, columns * patch))
+            features = model.features(torch.randn(2, channels, rows * stride(name), columns * stride(name)))
             assert features.grid == (rows, columns)
             assert features.tokens.shape[1] == features.num_prefix + rows * columns
 
@@ -190,14 +266,17 @@ def test_training_can_ask_what_it_needs(name: str) -> None:
     names = {key for key, _ in model.named_parameters()}
     layers = {key: model.layer_index(key) for key in names}
     assert set(layers.values()) == set(range(model.num_layers + 1))
-    assert layers["head.weight"] == model.num_layers
+    assert {layers[key] for key in model.head_parameters()} == {model.num_layers}
     assert model.no_decay() <= names
     assert {key for key in names if key.endswith("bias")} <= model.no_decay()
     model.reset_head(9)
     assert model.config.num_classes == 9
+    assert {tuple(model.get_parameter(key).shape) for key in model.head_parameters()} == {(9, model.num_features), (9,)}
+    model.reset_head(0)
+    assert model.head_parameters() == set()
 
 
-@pytest.mark.parametrize("name", ["vit_femto_4", "vit_femto_conv_4"])
+@pytest.mark.parametrize("name", ["vit_femto_4", "vit_femto_conv_4", "seresnet_femto", "regnety_400mf", "convnext_ronto_2"])
 def test_same_seed_same_model(name: str) -> None:
     states = []
     for seed in (1, 1, 2):

@@ -7,7 +7,11 @@ For a ViT, the MACs of one image are known in closed form:
 with the matrix products of the attention (2 N² D) included and everything that is not a product (norms, softmax, additions) left out. What
 papers of this field call "GFLOPs" is nearly always GMACs. A convolutional stem replaces the first term by the sum of its convolutions.
 
-Axes: C channels, P patch side, h w patch grid, N tokens with prefix, D width, F MLP hidden, L blocks, K classes.
+For a CNN they are the sum over its convolutions and matrices, C'·(C/groups)·k² for each cell of the map that comes out: `count_macs`
+finds it by running the model. timm's published figures also count two operations for each value out of a batch norm and five out of a layer
+norm, which makes them 0.2 to 1.1 % higher (ResNet-50: 4.11 G, the products alone 4.09).
+
+Axes: C channels, P patch side, k kernel side, h w patch grid, N tokens with prefix, D width, F MLP hidden, L blocks, K classes.
 """
 
 from __future__ import annotations

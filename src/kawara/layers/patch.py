@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kawara.errors import ConfigError, UnknownNameError
+from kawara.layers.convolution import ChannelsLastConv2d, PositionwiseNorm
 from kawara.layers.feedforward import Activation, activation
 
 StemNorm = Literal["batch", "layer"]
@@ -70,29 +71,6 @@ class PatchEmbedding(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         self.grid((image.shape[-2], image.shape[-1]))
         return self.proj(image)
-
-
-class ChannelsLastConv2d(nn.Conv2d):
-    """A convolution that always runs with its channels last.
-
-    torch picks the layout from the strides of input and weight; those of a one-channel image say nothing, so the weight must. It is copied
-    at each call (a few kB) because a weight stored that way is not contiguous, and model files hold contiguous tensors only. `clone` and
-    not `contiguous`, which leaves a weight of one input channel as it is: it counts as contiguous in both layouts.
-    """
-
-    def forward(self, input: Tensor) -> Tensor:
-        return self._conv_forward(input, self.weight.clone(memory_format=torch.channels_last), self.bias)
-
-
-class PositionwiseNorm(nn.Module):
-    """LayerNorm over the channels of a (B, C, H, W) map, at each position alone."""
-
-    def __init__(self, channels: int, eps: float = 1e-6):
-        super().__init__()
-        self.norm = nn.LayerNorm(channels, eps=eps)
-
-    def forward(self, maps: Tensor) -> Tensor:
-        return self.norm(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class ConvolutionalStem(nn.Module):

@@ -6,14 +6,23 @@ import dataclasses
 from typing import Any
 
 from kawara.errors import UnknownNameError
-from kawara.models.interface import Features, ImageModel
-from kawara.models.variants import MODELS, Variant
+from kawara.models.convnext import ConvNeXt, ConvNeXtConfig
+from kawara.models.interface import Features, ImageModel, Variant
+from kawara.models.regnet import RegNet, RegNetConfig
+from kawara.models.resnet import ResNet, ResNetConfig
+from kawara.models.variants import MODELS
 from kawara.models.vit import VisionTransformer, ViTConfig
 
 __all__ = [
     "MODELS",
+    "ConvNeXt",
+    "ConvNeXtConfig",
     "Features",
     "ImageModel",
+    "RegNet",
+    "RegNetConfig",
+    "ResNet",
+    "ResNetConfig",
     "Variant",
     "ViTConfig",
     "VisionTransformer",
@@ -25,7 +34,12 @@ __all__ = [
     "model_names",
 ]
 
-_FAMILIES: dict[str, tuple[type, type[ImageModel]]] = {"vit": (ViTConfig, VisionTransformer)}
+_FAMILIES: dict[str, tuple[type, type[ImageModel]]] = {
+    "vit": (ViTConfig, VisionTransformer),
+    "resnet": (ResNetConfig, ResNet),
+    "regnet": (RegNetConfig, RegNet),
+    "convnext": (ConvNeXtConfig, ConvNeXt),
+}
 
 
 def model_names() -> list[str]:
@@ -71,7 +85,7 @@ def create_model(
 
 
 def family_of(config: Any) -> str:
-    """Return the name of the family a configuration belongs to: "vit"."""
+    """Return the name of the family a configuration belongs to: "vit", "resnet", "regnet" or "convnext"."""
     for family, (known_type, _) in _FAMILIES.items():
         if isinstance(config, known_type):
             return family

@@ -1,7 +1,7 @@
 """What every model of the project can be asked, whatever its family.
 
 ViTs and CNNs give the same record, `Features`, and answer the same questions, so that training, fine-tuning, analysis and export know
-no family. A new family is one file: a frozen config dataclass, a class derived from `ImageModel`, rows in `variants.py`.
+no family. A new family is one file: a frozen config dataclass, a class derived from `ImageModel`, and its rows for `variants.py`.
 
 Axes: B batch, C channels, H W pixels, h w feature grid, R prefix tokens, N = R + h·w, D width, K classes.
 """
@@ -12,11 +12,21 @@ import dataclasses
 from abc import abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 from kawara.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A named model: what `kawara models` lists."""
+
+    name: str
+    config: Any
+    description: str
+    source: str
 
 
 @dataclass(frozen=True)
@@ -36,6 +46,11 @@ class Features:
     """(B, D): what the head is given."""
     distillation: Tensor | None = None
     """(B, D): what the second head is given, in a model with a distillation token."""
+
+    @classmethod
+    def of_map(cls, maps: Tensor, pooled: Tensor) -> Features:
+        """Return the record of a CNN from its last map (B, D, h, w)."""
+        return cls(maps.flatten(2).transpose(1, 2), (maps.shape[2], maps.shape[3]), 0, pooled)
 
     @property
     def patches(self) -> Tensor:
@@ -57,8 +72,8 @@ class ImageModel(nn.Module):
     """D: the width of `Features.pooled`."""
     num_layers: int
     """The largest value of `layer_index`: that of the head."""
-    head_names: tuple[str, ...] = ("head",)
-    """The submodules that turn `Features` into logits: what stays trainable when the backbone is frozen."""
+    head_names: ClassVar[tuple[str, ...]] = ("head",)
+    """Where the linear layers lie that give the logits, trained alone when the backbone is frozen; a place may be empty (None)."""
 
     @abstractmethod
     def features(self, image: Tensor) -> Features:
@@ -76,12 +91,22 @@ class ImageModel(nn.Module):
     def no_decay(self) -> set[str]:
         """Return the names of the parameters that weight decay must not touch: biases, norms, scales, positions, tokens."""
 
-    @abstractmethod
+    def head_parameters(self) -> set[str]:
+        """Return the names of the parameters of the heads: what fine-tuning begins anew, and what no matrix optimiser takes."""
+        prefixes = tuple(f"{name}." for name in self.head_names)
+        return {name for name, _ in self.named_parameters() if name.startswith(prefixes)}
+
     def reset_head(self, num_classes: int) -> None:
         """Put a new, zero-initialised head for `num_classes` in place of the old one; 0 takes the head away.
 
         `config.num_classes` follows.
         """
+        self.config = dataclasses.replace(self.config, num_classes=num_classes)
+        like = next(self.parameters())
+        for name in self.head_names:
+            parent, _, child = name.rpartition(".")
+            if getattr(self.get_submodule(parent), child) is not None:
+                setattr(self.get_submodule(parent), child, new_head(self.num_features, num_classes).to(like.device, like.dtype))
 
     def set_image_size(self, image_size: tuple[int, int]) -> None:
         """Make (H, W) px the model's own image size. A family with positions resizes them, by the way of their source."""
@@ -99,10 +124,9 @@ class ImageModel(nn.Module):
                 got=num_layers - 1,
                 allowed=f"1 to {self.num_layers - 1} blocks (their stem with them), or backbone: everything but the head",
             )
-        heads = tuple(f"{name}." for name in self.head_names)
+        heads = self.head_parameters()
         for name, parameter in self.named_parameters():
-            below = not name.startswith(heads) if num_layers is None else self.layer_index(name) < num_layers
-            if below:
+            if name not in heads if num_layers is None else self.layer_index(name) < num_layers:
                 parameter.requires_grad_(False)
         self.train(self.training)
 
@@ -132,6 +156,16 @@ class ImageModel(nn.Module):
                 if image.ndim == 4
                 else "image.unsqueeze(0) for one image",
             )
+
+
+def new_head(width: int, num_classes: int) -> nn.Linear | nn.Identity:
+    """Return a linear layer of zeros from `width` to `num_classes`, so that the first loss is ln K; without classes, the identity."""
+    if not num_classes:
+        return nn.Identity()
+    head = nn.Linear(width, num_classes)
+    nn.init.zeros_(head.weight)
+    nn.init.zeros_(head.bias)
+    return head
 
 
 def mean_of_heads(logits: Iterable[Tensor]) -> Tensor:

@@ -7,25 +7,18 @@ same blocks behind a convolutional stem of total stride 16.
 Small images (28–64 px): the sizes between femto and milli are kawara's own and span 0.16 to 5.6 M parameters, with heads 32 or 64 wide.
 `vit_lite7` is ViT-Lite-7 of Escaping the Big Data Paradigm (arXiv 2104.05704), but mean-pooled. All of them
 average the patches and have no class token.
+
+The rows of the CNNs stand at the end of their own files.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
+from kawara.models import convnext, regnet, resnet
+from kawara.models.interface import Variant
 from kawara.models.vit import ViTConfig
 from kawara.registry import Registry
-
-
-@dataclass(frozen=True)
-class Variant:
-    """A named model: what `kawara models` lists."""
-
-    name: str
-    config: Any
-    description: str
-    source: str
 
 
 @dataclass(frozen=True)
@@ -94,3 +87,5 @@ for _name, _size in _PAPER_SIZES.items():
     _add_size(_name, _size, "224 px", ViTConfig(image_size=(224, 224)))
 for _name, _size in _SMALL_IMAGE_SIZES.items():
     _add_size(_name, _size, "small images", _SMALL_IMAGES)
+for _variant in (*resnet.VARIANTS, *regnet.VARIANTS, *convnext.VARIANTS):
+    MODELS.add(_variant.name, _variant)

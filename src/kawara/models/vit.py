@@ -31,7 +31,7 @@ from kawara.layers.feedforward import Activation
 from kawara.layers.patch import ConvolutionalStem, PatchEmbedding, PatchProjection, StemNorm, check_stem, patch_grid, stem_channels
 from kawara.layers.position import PositionResize, resize_positions, sincos_positions
 from kawara.layers.residual import Block, LayerScale, stochastic_depth_rates
-from kawara.models.interface import Features, ImageModel, names_without_decay
+from kawara.models.interface import Features, ImageModel, names_without_decay, new_head
 
 Stem = Literal["patch", "conv"]
 Pool = Literal["class", "mean"]
@@ -167,8 +167,8 @@ class VisionTransformer(ImageModel):
     """A ViT: normalised images (B, C, H, W) to logits (B, K), for any H and W that are multiples of the patch."""
 
     config: ViTConfig
-    pos_embed: Tensor | None
     head_names = ("head", "head_dist")
+    pos_embed: Tensor | None
 
     def __init__(self, config: ViTConfig):
         super().__init__()
@@ -201,8 +201,8 @@ class VisionTransformer(ImageModel):
             for rate in stochastic_depth_rates(config.stochastic_depth, config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.head = _make_head(config)
-        self.head_dist = _make_head(config) if config.distillation_token else None
+        self.head = new_head(config.width, config.num_classes)
+        self.head_dist = new_head(config.width, config.num_classes) if config.distillation_token else None
         initialise(self)
 
     def features(self, image: Tensor) -> Features:
@@ -308,17 +308,7 @@ class VisionTransformer(ImageModel):
             self.pos_embed = nn.Parameter(torch.cat([self.pos_embed[:, :1], self.pos_embed], dim=1))
         self.config = dataclasses.replace(self.config, distillation_token=True)
         self.dist_token = nn.Parameter(self.cls_token.clone())
-        self.head_dist = _make_head(self.config).to(self.norm.weight.device, self.norm.weight.dtype)
-        _initialise_head(self.head_dist)
-
-    def reset_head(self, num_classes: int) -> None:
-        self.config = dataclasses.replace(self.config, num_classes=num_classes)
-        like = self.norm.weight
-        self.head = _make_head(self.config).to(like.device, like.dtype)
-        _initialise_head(self.head)
-        if self.head_dist is not None:
-            self.head_dist = _make_head(self.config).to(like.device, like.dtype)
-            _initialise_head(self.head_dist)
+        self.head_dist = new_head(self.num_features, self.config.num_classes).to(self.norm.weight.device, self.norm.weight.dtype)
 
 
 @torch.no_grad()
@@ -370,7 +360,8 @@ def initialise(model: VisionTransformer) -> None:
         for linear in (block.attn.proj, block.mlp.fc2):
             _initialise_linear(linear, 0.0 if config.initialisation == "zero_residual" else 0.02)
     for head in (model.head, model.head_dist):
-        _initialise_head(head)
+        if isinstance(head, nn.Linear):  # not Identity (no classes), not None (no second head)
+            _initialise_linear(head, 0.0)
 
 
 def _initialise_linear(linear: nn.Linear, std: float) -> None:
@@ -380,16 +371,6 @@ def _initialise_linear(linear: nn.Linear, std: float) -> None:
         nn.init.zeros_(linear.weight)
     if linear.bias is not None:
         nn.init.zeros_(linear.bias)
-
-
-def _initialise_head(head: nn.Module | None) -> None:
-    if isinstance(head, nn.Linear):  # not Identity (no classes), not None (no second head)
-        nn.init.zeros_(head.weight)
-        nn.init.zeros_(head.bias)
-
-
-def _make_head(config: ViTConfig) -> nn.Linear | nn.Identity:
-    return nn.Linear(config.width, config.num_classes) if config.num_classes else nn.Identity()
 
 
 def _make_stem(config: ViTConfig) -> PatchEmbedding | ConvolutionalStem:

@@ -57,7 +57,7 @@ class Muon(torch.optim.Optimizer):
     """Momentum, orthogonalised: every matrix moves by the same amount in all its directions.
 
     Matrices of one shape are orthogonalised together. `parts` of a group says of how many matrices, one below the other, each
-    weight is made: 3 for queries, keys and values. A convolution kernel is the matrix of its outputs.
+    weight is made; see `matrices_of`. A convolution kernel (C', C, k, k) is the matrix (C', C·k²).
     """
 
     def __init__(self, params: Any, lr: float, momentum: float = 0.95, weight_decay: float = 0.0, parts: int = 1):
@@ -91,25 +91,25 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int)
     """Return the optimisers of `model`; every group knows its peak rate as "peak_lr"."""
     scale = batch_size / config.lr_batch if config.lr_batch else 1.0
     no_decay: set[str] = model.no_decay()  # type: ignore[operator]
-    groups: dict[tuple[bool, float, bool, int], list[Tensor]] = {}
+    matrices_by_name = matrices_of(model) if config.name == "muon" else {}
+    groups: dict[tuple[bool, float, int], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
         decayed = parameter.ndim > 1 and name not in no_decay
-        is_matrix = config.name == "muon" and decayed and not name.startswith("head")
+        parts = matrices_by_name.get(name, 0)
         layer_scale = 1.0
         if config.layer_decay != 1.0:
             layer_scale = config.layer_decay ** (model.num_layers - model.layer_index(name))  # type: ignore[operator]
-        parts = 3 if is_matrix and name.endswith("qkv.weight") else 1
-        groups.setdefault((decayed, layer_scale, is_matrix, parts), []).append(parameter)
+        groups.setdefault((decayed, layer_scale, parts), []).append(parameter)
     if not groups:
         raise ConfigError("No parameter is left to train.", remedy="freeze fewer blocks")
 
     plain, matrices = [], []
-    for (decayed, layer_scale, is_matrix, parts), parameters in groups.items():
-        peak = (config.muon_lr if is_matrix else config.lr * scale) * layer_scale
+    for (decayed, layer_scale, parts), parameters in groups.items():
+        peak = (config.muon_lr if parts else config.lr * scale) * layer_scale
         group = {"params": parameters, "lr": peak, "peak_lr": peak, "weight_decay": config.weight_decay if decayed else 0.0}
-        if is_matrix:
+        if parts:
             matrices.append(group | {"parts": parts})
         else:
             plain.append(group)
@@ -120,6 +120,23 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int)
     if matrices:
         optimizers.append(Muon(matrices, lr=config.muon_lr, momentum=config.muon_momentum))
     return optimizers
+
+
+def matrices_of(model: nn.Module) -> dict[str, int]:
+    """Return the names of the weights that are matrices to Muon, and how many matrices, one below the other, each is made of.
+
+    Queries, keys and values are three; a convolution in g groups is g. Left out are the heads, whatever is never decayed (biases, norms,
+    positions, tokens), and depthwise convolutions: each of their channels has a filter of its own, so nothing is mixed.
+    """
+    left_out: set[str] = model.no_decay() | model.head_parameters()  # type: ignore[operator]
+    convolutions = {f"{name}.weight": module for name, module in model.named_modules() if isinstance(module, nn.Conv2d)}
+    parts = {}
+    for name, parameter in model.named_parameters():
+        groups = convolutions[name].groups if name in convolutions else 1
+        depthwise = groups > 1 and groups == parameter.shape[0]
+        if parameter.ndim > 1 and name not in left_out and not depthwise:
+            parts[name] = 3 if name.endswith("qkv.weight") else groups
+    return parts
 
 
 def _plain_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from torch import nn
 
 from kawara.analysis.cost import count_macs, count_parameters, vit_macs
 from kawara.models import create_model, model_config
@@ -25,6 +26,21 @@ PUBLISHED = [
     ("vit_huge_14", 224, 632_045_800, 167.30),
 ]
 
+# name, parameters, products at 224 px (both of timm 1.0.31's own models, the same counter), and timm's published GMACs, norms included.
+PUBLISHED_CNNS = [
+    ("resnet18", 11_689_512, 1_814_073_344, 1.82),
+    ("resnet34", 21_797_672, 3_663_761_408, 3.67),
+    ("resnet50", 25_557_032, 4_089_184_256, 4.11),
+    ("resnet101", 44_549_160, 7_801_405_440, 7.83),
+    ("seresnet50", 28_088_024, 4_091_699_200, 4.11),
+    ("regnety_400mf", 4_344_144, 401_842_848, None),
+    ("regnety_1_6gf", 11_202_430, 1_612_076_160, 1.63),
+    ("regnety_16gf", 83_590_140, 15_911_510_272, 15.96),
+    ("convnext_atto", 3_695_520, 547_332_480, None),
+    ("convnext_tiny", 28_589_128, 4_455_531_264, 4.47),
+    ("convnext_base", 88_591_464, 15_354_729_472, None),
+]
+
 
 @pytest.mark.parametrize(("name", "size", "num_parameters", "gmacs"), PUBLISHED)
 def test_the_table_of_the_paper_sizes(name: str, size: int, num_parameters: int, gmacs: float) -> None:
@@ -33,6 +49,35 @@ def test_the_table_of_the_paper_sizes(name: str, size: int, num_parameters: int,
     assert count_parameters(model) == num_parameters
     assert round(vit_macs(model.config) / 1e9, 2) == pytest.approx(gmacs, abs=0.0051)
     assert count_macs(model) == vit_macs(model.config)
+
+
+@pytest.mark.parametrize(("name", "num_parameters", "macs", "gmacs"), PUBLISHED_CNNS)
+def test_the_table_of_the_cnns(name: str, num_parameters: int, macs: int, gmacs: float | None) -> None:
+    with torch.device("meta"):
+        model = create_model(name)
+    norms = 0
+
+    def count(module: nn.Module, inputs: tuple, output: torch.Tensor) -> None:
+        nonlocal norms
+        norms += (2 if isinstance(module, nn.BatchNorm2d) else 5) * output.numel()
+
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d | nn.LayerNorm):
+            module.register_forward_hook(count)
+    assert count_parameters(model) == num_parameters
+    assert count_macs(model) == macs
+    if gmacs is not None:
+        assert round((macs + norms) / 1e9, 2) == gmacs
+
+
+def test_a_small_cnn_by_hand() -> None:
+    # stem 3→4 on 8×8; stage 1: two 3×3 of 4 on 8×8; stage 2: 4→8, 8→8 and the 1×1 shortcut on 4×4; SE of 8 hidden; head 8→5
+    stem, stage1, stage2 = 64 * 9 * 3 * 4, 64 * 9 * (4 * 4 + 4 * 4), 16 * (9 * 4 * 8 + 9 * 8 * 8 + 4 * 8)
+    squeeze = 2 * 4 * 8 + 2 * 8 * 8
+    model = create_model(
+        "seresnet_femto", num_classes=5, image_size=8, depths=(1, 1), widths=(4, 8), stem_width=4, stochastic_depth=0.5
+    )  # fmt: skip
+    assert count_macs(model) == stem + stage1 + stage2 + squeeze + 8 * 5
 
 
 @pytest.mark.parametrize(("name", "num_parameters"), [("tiny", 5_910_800), ("small", 22_436_432), ("base", 87_338_192)])

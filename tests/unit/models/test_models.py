@@ -4,12 +4,14 @@ import pytest
 
 from kawara.config import from_dict, to_dict
 from kawara.errors import ConfigError, UnknownNameError
-from kawara.models import MODELS, ViTConfig, config_type, create_model, family_of, model_config, model_names
+from kawara.models import MODELS, ViTConfig, build, config_type, create_model, family_of, model_config, model_names
 
 
 def test_names_are_the_rows() -> None:
     assert model_names() == list(MODELS)
-    for name in ("vit_tiny_16", "vit_huge_14", "vit_mini_4", "vit_femto_conv_4", "vit_nano_7"):
+    for name in ("vit_tiny_16", "vit_huge_14", "vit_mini_4", "vit_femto_conv_4", "vit_nano_7", "resnet18", "seresnet50", "resnet_femto"):
+        assert name in model_names()
+    for name in ("regnety_16gf", "convnext_tiny", "convnext_zepto_2", "resnet20", "resnet18_small"):
         assert name in model_names()
 
 
@@ -51,3 +53,13 @@ def test_configurations_survive_json() -> None:
         assert from_dict(ViTConfig, to_dict(config)) == config
     config = model_config("vit_femto_conv_4", stem_hidden=(24, 48))
     assert from_dict(ViTConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("name", "family"), [("seresnet50", "resnet"), ("resnet20", "resnet"), ("regnety_1_6gf", "regnet"), ("convnext_atto_2", "convnext")]
+)
+def test_every_family_is_found_again(name: str, family: str) -> None:
+    config = model_config(name, num_classes=7, channels=1, stochastic_depth=0.1, dropout=0.2)
+    assert family_of(config) == family
+    assert from_dict(config_type(family), to_dict(config)) == config
+    assert type(build(config)).__name__.lower() == family

@@ -5,7 +5,7 @@ import torch
 
 from kawara.models import create_model
 from kawara.training.averaging import WeightAverage
-from kawara.training.optimizer import Muon, OptimizerConfig, build_optimizers, clip_gradients, orthogonalise, set_rate
+from kawara.training.optimizer import Muon, OptimizerConfig, build_optimizers, clip_gradients, matrices_of, orthogonalise, set_rate
 
 
 def tiny_model():
@@ -35,6 +35,37 @@ def test_muon_treats_queries_keys_and_values_apart():
     torch.testing.assert_close(-weight.detach(), parts.flatten(0, 1))
 
 
+def test_muon_treats_the_groups_of_a_convolution_apart():
+    torch.manual_seed(0)
+    weight = torch.nn.Parameter(torch.zeros(6, 2, 3, 3))
+    gradient = torch.randn(6, 2, 3, 3)
+    weight.grad = gradient.clone()
+    Muon([weight], lr=1.0, momentum=0.0, parts=2).step()
+    parts = orthogonalise(torch.stack(gradient.flatten(1).split(3)))
+    torch.testing.assert_close(-weight.detach(), parts.flatten(0, 1).reshape(6, 2, 3, 3))
+
+
+def test_muon_takes_matrices_and_leaves_heads_vectors_and_depthwise_filters():
+    def matrices(name, **options):
+        with torch.device("meta"):
+            return matrices_of(create_model(name, num_classes=3, **options))
+
+    vit = matrices("vit_femto_4", image_size=8, distillation_token=True)
+    assert {name for name in vit if name.startswith(("head", "pos", "dist"))} == set()
+    assert vit["blocks.0.attn.qkv.weight"] == 3
+    assert vit["patch_embed.proj.weight"] == vit["blocks.2.mlp.fc2.weight"] == 1
+    resnet = matrices("seresnet_femto")
+    assert resnet["conv1.weight"] == resnet["layer2.0.downsample.0.weight"] == resnet["layer1.0.se.fc1.weight"] == 1
+    assert {"fc.weight", "bn1.weight", "layer1.0.se.fc1.bias"}.isdisjoint(resnet)
+    regnet = matrices("regnety_400mf")
+    assert regnet["s2.b1.conv2.conv.weight"] == 104 // 8
+    assert regnet["s2.b1.conv1.conv.weight"] == 1
+    assert "head.fc.weight" not in regnet
+    convnext = matrices("convnext_ronto_2")
+    assert {name for name in convnext if "conv_dw" in name or name.startswith("head")} == set()
+    assert convnext["stem.0.weight"] == convnext["stages.1.downsample.1.weight"] == convnext["stages.3.blocks.1.mlp.fc1.weight"] == 1
+
+
 def test_muon_momentum_is_nesterovs():
     torch.manual_seed(0)
     weight = torch.nn.Parameter(torch.zeros(6, 4))
@@ -47,6 +78,36 @@ def test_muon_momentum_is_nesterovs():
         buffer = 0.9 * buffer + 0.1 * gradient
         expected -= 0.1 * (6 / 4) ** 0.5 * orthogonalise((0.1 * gradient + 0.9 * buffer)[None])[0]
     torch.testing.assert_close(weight.detach(), expected)
+
+
+CNNS = {
+    "seresnet_femto": {"widths": (4, 8, 12), "stem_width": 4},
+    "regnety_400mf": {"widths": (8, 16, 8, 16), "depths": (1, 1, 1, 1), "stem_width": 8},
+    "convnext_ronto_2": {"widths": (4, 8, 12, 16), "depths": (1, 1, 1, 1), "layer_scale": 0.1},
+}
+
+
+@pytest.mark.parametrize("family", CNNS)
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_cnns_move_whole_and_learn(name, family):
+    torch.manual_seed(0)
+    model = create_model(family, num_classes=3, image_size=32, channels=1, **CNNS[family])
+    optimizers = build_optimizers(model, OptimizerConfig(name=name, lr=1e-2), 64)
+    owned = [parameter for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]]
+    assert len(owned) == len({id(parameter) for parameter in owned}) == len(list(model.parameters()))
+    before = [parameter.detach().clone() for parameter in model.parameters()]
+    label = torch.arange(12) % 3
+    image = torch.randn(12, 1, 32, 32) + label[:, None, None, None]
+    losses = []
+    for _ in range(15):
+        loss = torch.nn.functional.cross_entropy(model(image), label)
+        losses.append(loss.item())
+        loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+    assert losses[-1] < 0.7 * losses[0]
+    assert not [name for (name, new), old in zip(model.named_parameters(), before) if torch.equal(new, old)]
 
 
 @pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
