@@ -89,6 +89,15 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelFileError(f"The header of {path} is damaged.", got=error) from None
 
 
+def is_model_file(path: str | Path) -> bool:
+    """Say whether a kawara model is at `path`: a safetensors file with kawara's header."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return "kawara" in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
     """Build the model of a file in evaluation mode, with its card. Raises ModelFileError if it cannot be read."""
     card = read_card(path)
