@@ -132,13 +132,15 @@ class ViTConfig:
         for name in ("stochastic_depth", "dropout", "attention_dropout"):
             _require(0.0 <= getattr(self, name) < 1.0, f"The model option {name} is a probability below 1.", getattr(self, name))
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "The image size is two numbers of pixels.", self.image_size)
-        _require(self.pool == "mean" or self.class_token, "pool 'class' needs a class token.", "class_token False", "pool 'mean'")
+        _require(self.pool != "class" or self.class_token, "pool 'class' needs a class token.", "class_token False", "pool 'mean'")
         if self.width % self.heads:
             raise ConfigError("The width must be a multiple of the number of heads.", got=f"width {self.width}, heads {self.heads}")
         if self.position == "sincos":
             _require(self.width % 4 == 0, "2-D sin-cos positions need a width that is a multiple of 4.", self.width)
         _require(
-            self.mlp == "dense" or self.activation == "gelu", "mlp 'swiglu' has a non-linearity of its own.", f"activation {self.activation!r}"
+            self.mlp == "dense" or self.activation == "gelu",
+            "SwiGLU has a non-linearity of its own.",
+            f"activation {self.activation!r}",
         )
         _require(self.pool != "map" or self.final_norm == "tokens", "pool 'map' pools normed tokens.", f"final_norm {self.final_norm!r}")
         if self.head_hidden is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from math import isqrt
 
@@ -10,16 +11,24 @@ from kawara.models import MODELS
 from kawara.models.vit import ViTConfig
 
 KNOWN_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1152: 16, 1280: 16, 1408: 16, 1536: 24, 1664: 16, 1792: 16}
-"""Width to heads of the published sizes: Ti, S, B, L, So400m, H, g, DINOv2's g, G, e (ViT, arXiv 2010.11929; big_vision `decode_variant`)."""
+"""Width to heads of the published sizes: Ti, S, B, L, So400m, H, g, DINOv2's g, G, e (arXiv 2010.11929; big_vision `decode_variant`)."""
 
 _USUAL_HEAD_WIDTHS = (64, 32, 16)
 _SIZES = ("width", "depth", "heads", "mlp_hidden", "patch_size", "stem")
 
 
-def choose_heads(width: int, asked: int | None, said: int | None, path: str, notes: list[str]) -> int:
-    """Return the number of heads: what the user asks, else what the sidecar says, else that of the published size, else a guess with a note.
+def find_depth(names: Iterable[str], pattern: str, path: str) -> int:
+    """Return how many blocks there are: `pattern` matches the beginning of names of blocks and gives their number, from 0."""
+    blocks = {int(match[1]) for name in names if (match := re.match(pattern, name))}
+    if blocks != set(range(len(blocks))) or not blocks:
+        raise ModelFileError(f"{path} lacks some blocks.", got=f"{len(blocks)} blocks", remedy="a complete copy of the checkpoint")
+    return len(blocks)
 
-    Raises ModelFileError where it does not divide the width, or nothing can be guessed.
+
+def choose_heads(width: int, asked: int | None, said: int | None, path: str, notes: list[str]) -> int:
+    """Return the number of heads: what the user asks, else what the sidecar says, else that of the published size, else a guess.
+
+    A guess is noted. Raises ModelFileError where it does not divide the width, or nothing can be guessed.
     """
     heads = next((number for number in (asked, said, KNOWN_HEADS.get(width)) if number is not None), None)
     if heads is None:

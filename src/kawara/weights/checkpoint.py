@@ -4,18 +4,21 @@
     .pth, .pt, .bin         torch.save: a pickle, read by torch's restricted reader (numbers, tensors, dictionaries, argparse.Namespace)
     .npz                    NumPy: google-research's ViTs; bfloat16 there is two bytes of no type
 
-What a file is, its content says, not its name. Around the tensors there may be dictionaries ("model", "state_dict", "teacher") and in their
-names prefixes of the wrapper that trained them; both are taken off. Everything in such a file is believed only as far as it has been checked:
-an archive that claims to unpack to far more than its size is refused before it is unpacked.
+What a file is, its content says, not its name. Around the tensors there may be dictionaries ("model", "state_dict", "teacher") and in
+their names prefixes of the wrapper that trained them; both are taken off. Such a file is believed only as far as it has been checked: an
+archive that claims to unpack to far more than its size is refused before it is unpacked.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import pickle
+import pickletools
 import re
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -51,7 +54,9 @@ def read_checkpoint(path: str | Path) -> RawCheckpoint:
     """Read a checkpoint file, or a folder with one. Raises ModelFileError naming the file and what is wrong with it."""
     path = Path(path)
     if not path.exists():
-        raise ModelFileError(f"There is no checkpoint at {path}.", remedy="the path of a .safetensors, .pth, .bin or .npz file, or a folder")
+        raise ModelFileError(
+            f"There is no checkpoint at {path}.", remedy="the path of a .safetensors, .pth, .bin or .npz file, or a folder"
+        )
     files = _files_of(path) if path.is_dir() else [path]
     content: dict[str, Any] = {}
     for file in files:
@@ -95,7 +100,9 @@ def _parts_of(index: Path) -> list[Path]:
     names = sorted({str(name) for name in names.values()}) if isinstance(names, dict) else []
     for name in names:
         if Path(name).name != name or not (index.parent / name).is_file():
-            raise ModelFileError(f"{index} names a file that is not beside it.", got=name, remedy="all parts of the checkpoint in one folder")
+            raise ModelFileError(
+                f"{index} names a file that is not beside it.", got=name, remedy="all parts of the checkpoint in one folder"
+            )
     if not names:
         raise ModelFileError(f"{index} names no files.")
     return [index.parent / name for name in names]
@@ -113,49 +120,64 @@ def _read_file(path: Path) -> Mapping[str, Any]:
         if start[8:9] == b"{" and struct.unpack("<Q", start[:8])[0] <= _MAX_HEADER_BYTES:
             return safetensors.torch.load_file(path)
         if start.startswith(b"PK\x03\x04"):
-            with zipfile.ZipFile(path) as archive:
-                members = archive.infolist()
-                if any(member.filename.endswith("data.pkl") for member in members):
-                    _check_sizes(path, members)
-                    return _read_pickle(path, mmap=all(member.compress_type == zipfile.ZIP_STORED for member in members))
-                if members and all(member.filename.endswith(".npy") for member in members):
-                    _check_sizes(path, members)
-                    return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
-            raise _unreadable(path, "it is a zip archive, but neither of torch nor of NumPy", None)
+            return _read_archive(path)
         if start[:1] == b"\x80":
             return _read_pickle(path, mmap=False)
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, safetensors.SafetensorError) as error:
+    except ModelFileError:
+        raise
+    except MemoryError:
+        raise _unreadable(path, "it asks for more memory than there is", None) from None
+    except Exception as error:  # a damaged archive or pickle can fail in any way
         raise _unreadable(path, _one_line(error), _COMPLETE_COPY) from None
     raise _unreadable(path, "its content is not that of a .safetensors, .pth, .bin or .npz file", None)
+
+
+def _read_archive(path: Path) -> Mapping[str, Any]:
+    """Read a zip archive: torch's own, or NumPy's."""
+    with zipfile.ZipFile(path) as archive:
+        members = archive.infolist()
+        packed, unpacked = path.stat().st_size, sum(member.file_size for member in members)
+        if unpacked > max(_MAX_RATIO * packed, _MAX_SMALL_BYTES):
+            raise _unreadable(path, f"it has {packed:,} bytes and claims to unpack to {unpacked:,}", None)
+        if any(member.filename.endswith("data.pkl") for member in members):
+            return _read_pickle(path, mmap=all(member.compress_type == zipfile.ZIP_STORED for member in members))
+        if members and all(member.filename.endswith(".npy") for member in members):
+            return {member.filename.removesuffix(".npy"): _read_array(archive, member) for member in members}
+    raise _unreadable(path, "it is a zip archive, but neither of torch nor of NumPy", None)
 
 
 def _read_pickle(path: Path, mmap: bool) -> Mapping[str, Any]:
     try:
         # DeiT, MAE and DINO keep the arguments of the run beside the weights: a Namespace is a dictionary of plain values.
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings(action="ignore"):
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except pickle.UnpicklingError as error:
-        wanted = re.search(r"GLOBAL ([\w.]+)", str(error))
-        if wanted is None:
-            raise _unreadable(path, _one_line(error), _COMPLETE_COPY) from None
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        wanted = match[1] if match else _first_name_asked_for(path)
+        if wanted is None:  # torch's advice to load it with weights_only=False is left out
+            raise _unreadable(path, str(error).rpartition("error: ")[2], _COMPLETE_COPY) from None
         raise ModelFileError(
             f"{path} wants to run code, and kawara executes no code from files.",
-            got=f"it asks for {wanted[1]}",
+            got=f"it asks for {wanted}",
             remedy="a .safetensors file, or a .pth that holds tensors alone (the state dict)",
         ) from None
-    except MemoryError:
-        raise _unreadable(path, "it asks for more memory than there is", None) from None
-    except Exception as error:  # a damaged pickle can fail in any way
-        raise _unreadable(path, _one_line(error), _COMPLETE_COPY) from None
     if not isinstance(content, Mapping):
         raise _unreadable(path, f"it holds a {type(content).__name__}, not a dictionary of tensors", "torch.save(model.state_dict(), …)")
     return content
 
 
-def _check_sizes(path: Path, members: list[zipfile.ZipInfo]) -> None:
-    packed, unpacked = path.stat().st_size, sum(member.file_size for member in members)
-    if unpacked > max(_MAX_RATIO * packed, _MAX_SMALL_BYTES):
-        raise _unreadable(path, f"it has {packed:,} bytes and claims to unpack to {unpacked:,}", None)
+def _first_name_asked_for(path: Path) -> str | None:
+    """Return the first class or function that a bare pickle would import, without running it; None where it asks for none."""
+    texts: list[str] = []
+    with open(path, "rb") as file, contextlib.suppress(Exception):  # damaged: as far as it can be read
+        for operation, argument, _ in pickletools.genops(file):
+            if operation.name == "GLOBAL":
+                return str(argument).replace(" ", ".")
+            if operation.name == "STACK_GLOBAL" and len(texts) >= 2:
+                return ".".join(texts[-2:])
+            if isinstance(argument, str):
+                texts.append(argument)
+    return None
 
 
 def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Tensor:
@@ -193,7 +215,9 @@ def _open(content: Mapping[str, Any], path: Path) -> tuple[dict[str, Tensor], st
         content, wrapper = content[key], key
     tensors = {str(name): value.detach() for name, value in content.items() if isinstance(value, Tensor)}
     for name, tensor in tensors.items():
-        if tensor.layout != torch.strided or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        if tensor.layout != torch.strided or tensor.device.type != "cpu":
+            raise _unreadable(path, f"the tensor {name} is not stored as plain numbers", None)
+        if tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
             raise _unreadable(path, f"the tensor {name} is larger than what is stored of it", None)
     return tensors, wrapper, notes
 
@@ -220,13 +244,15 @@ def _read_json(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it is not a table of names and values")
     except (OSError, ValueError, RecursionError) as error:
-        raise ModelFileError(f"{path} beside the checkpoint cannot be read.", got=_one_line(error), remedy="mend it, or move it away") from None
+        raise ModelFileError(
+            f"{path} beside the checkpoint cannot be read.", got=_one_line(error), remedy="mend it, or move it away"
+        ) from None
     return content
 
 
 def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _unreadable(path: Path, reason: str, remedy: str | None) -> ModelFileError:
-    return ModelFileError(f"{path} cannot be read as a checkpoint.", got=reason, remedy=remedy)
+    return ModelFileError(f"{path} cannot be read as a checkpoint.", got=" ".join(reason.split())[:200], remedy=remedy)

@@ -63,7 +63,11 @@ def import_checkpoint(path: str | Path, hints: Hints | None = None) -> Imported:
     layout = next((layout for layout in FORMATS if layout.recognises(raw)), None)
     if layout is None:
         raise _unknown_layout(raw)
-    foreign = layout.read(raw, hints or Hints())
+    try:
+        foreign = layout.read(raw, hints or Hints())
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:  # shapes that nobody writes
+        reason = f"{type(error).__name__}: {error}"
+        raise ModelFileError(f"{raw.path} looks like {layout.name}, but its tensors do not go together.", got=reason) from error
     foreign.notes.extend(raw.notes)
     model = _build(foreign)
     _check_books(raw, foreign, set(model.state_dict()))
@@ -115,8 +119,10 @@ def _build(foreign: Foreign) -> ImageModel:
             model = models.build(foreign.config)
     expected = model.state_dict()
     state = {name: tensor for name, tensor in expected.items() if name in missing} | foreign.state
-    wrong = [f"{name} {tuple(state[name].shape)}, not {tuple(tensor.shape)}" for name, tensor in expected.items() if name in state and state[name].shape != tensor.shape]
-    wrong += [f"{name} is missing" for name in expected if name not in state] + [f"{name} is unknown" for name in state if name not in expected]
+    shapes = [(name, tuple(state[name].shape), tuple(tensor.shape)) for name, tensor in expected.items() if name in state]
+    wrong = [f"{name} is {found}, not {wanted}" for name, found, wanted in shapes if found != wanted]
+    wrong += [f"{name} is missing" for name in expected if name not in state]
+    wrong += [f"{name} is unknown" for name in state if name not in expected]
     if wrong:
         raise ModelFileError("The weights do not fit the architecture that they were taken for.", got=_listed(wrong))
     model.load_state_dict(state, assign=True)

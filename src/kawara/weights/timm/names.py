@@ -28,7 +28,11 @@ _IN_BLOCK = {
     "mlp.w3.bias": "mlp.fc2.bias",
 }
 _OUTSIDE = {"register_tokens": "reg_token", "pre_logits.fc.weight": "pre_logits.weight", "pre_logits.fc.bias": "pre_logits.bias"}
-_POOLING = {"attn_pool.q.": "attn_pool.attn.query.", "attn_pool.kv.": "attn_pool.attn.key_value.", "attn_pool.proj.": "attn_pool.attn.proj."}
+_POOLING = {
+    "attn_pool.q.": "attn_pool.attn.query.",
+    "attn_pool.kv.": "attn_pool.attn.key_value.",
+    "attn_pool.proj.": "attn_pool.attn.proj.",
+}
 
 
 def kawara_name(name: str) -> str:

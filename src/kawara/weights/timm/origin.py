@@ -8,7 +8,7 @@
     dino      ImageNet    0.875              dinov2-offset       facebookresearch/dino
     dinov2    ImageNet    1                  dinov2-offset       facebookresearch/dinov2; with registers bicubic-antialias
 
-The column of positions holds for the files of the authors; timm resizes those of all origins as its own. All of them resize images bicubically.
+The column of positions holds for the files of the authors; timm resizes those of all origins as its own. Images are resized bicubically.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ from kawara import models
 from kawara.errors import ConfigError, ModelFileError
 from kawara.layers.feedforward import Activation
 from kawara.models.vit import FinalNorm, Pool, ViTConfig
-from kawara.weights.architecture import choose_heads, find_grid, variant_name
+from kawara.weights.architecture import choose_heads, find_depth, find_grid, variant_name
 from kawara.weights.foreign import Foreign, Hints, RawCheckpoint
 from kawara.weights.ledger import Ledger
 from kawara.weights.timm.names import kawara_name
@@ -45,6 +45,7 @@ _VARIANTS = {
     "patch_embed.backbone.": "a ResNet before the patches in timm's layout; of hybrids, the .npz files of google-research can be read",
 }
 _POOLS: dict[str, Pool] = {"token": "class", "avg": "mean", "map": "map"}
+_DEFAULT_PX = 224
 _OWN_NAME = re.compile(r"(?:vit|deit3?|dino(?:v2)?|mae)_[a-z0-9_]+")
 
 
@@ -78,7 +79,7 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
             num_classes=num_classes,
             patch_size=patch_size,
             width=width,
-            depth=1 + max((int(match[1]) for name in ledger if (match := re.match(r"blocks\.([0-9]+)\.", name))), default=-1),
+            depth=find_depth(ledger, r"blocks\.([0-9]+)\.", checkpoint.path),
             heads=choose_heads(width, hints.heads, said.whole("num_heads"), checkpoint.path, notes),
             mlp_hidden=mlp_hidden,
             mlp="swiglu" if mlp_rows == 2 * mlp_hidden else "dense",
@@ -158,7 +159,8 @@ def _pooling(ledger: Ledger, said: Sidecar, notes: list[str]) -> tuple[Pool, Fin
 def _positions(ledger: Ledger, said: Sidecar, patch_size: int) -> tuple[tuple[int, int], int]:
     """Return the image size that the table is made for, and how many of its entries are prefix; without a table 224 px."""
     if "pos_embed" not in ledger:
-        return said.position_size() or (224 // patch_size * patch_size,) * 2, 0
+        side_px = max(patch_size, _DEFAULT_PX // patch_size * patch_size)
+        return said.position_size() or (side_px, side_px), 0
     tokens = ("cls_token" in ledger) + ("dist_token" in ledger)
     registers = ledger.shape("reg_token", 3)[1] if "reg_token" in ledger else 0
     prefix, grid = find_grid(
@@ -184,7 +186,9 @@ def _fold_register_positions(ledger: Ledger, config: ViTConfig, prefix: int) -> 
 def _activation(said: Sidecar) -> Activation:
     name: Any = said.text(said.values, "act_layer") or "gelu"
     if name not in get_args(Activation):
-        raise ModelFileError(f"{said.path} uses an activation that kawara does not have.", got=name, allowed=", ".join(get_args(Activation)))
+        raise ModelFileError(
+            f"{said.path} uses an activation that kawara does not have.", got=name, allowed=", ".join(get_args(Activation))
+        )
     return name
 
 
