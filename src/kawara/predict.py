@@ -15,7 +15,7 @@ from torch import nn
 from kawara.data.decode import decode, to_color
 from kawara.errors import ConfigError, DataError, DecodeError
 from kawara.runtime import autocast_dtype, choose_device
-from kawara.weights.model_file import ModelCard, load_model
+from kawara.weights import ModelCard, open_model
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -123,10 +123,10 @@ class Predictor:
         return answers
 
 
-def load(path: str | Path, *, device: str | None = None) -> Predictor:
-    """Load a model file that kawara wrote. Raises ModelFileError if it cannot be read."""
+def load(source: str | Path, *, device: str | None = None) -> Predictor:
+    """Load a model file of kawara, a public checkpoint (file or folder), or "hub:owner/name". Raises ModelFileError if it cannot be read."""
     chosen = choose_device(device)
-    model, card = load_model(path)
+    model, card, _ = open_model(source, device=chosen)
     return Predictor(model, card, chosen)
 
 
