@@ -124,7 +124,10 @@ class Predictor:
 
 
 def load(source: str | Path, *, device: str | None = None) -> Predictor:
-    """Load a model file of kawara, a public checkpoint (file or folder), or "hub:owner/name". Raises ModelFileError if it cannot be read."""
+    """Load a model file of kawara, a public checkpoint (file or folder), or "hub:owner/name".
+
+    Raises ModelFileError if it cannot be read.
+    """
     chosen = choose_device(device)
     model, card, _ = open_model(source, device=chosen)
     return Predictor(model, card, chosen)

@@ -71,6 +71,10 @@ class Heads(nn.Module):
         distillation = features[:, 1] if features.shape[1] > 1 else None
         return mean_of_heads(self._model[0].apply_heads(Features(features, (0, 0), 0, features[:, 0], distillation)))
 
+    def head_parameters(self) -> set[str]:
+        """Return the names of all parameters."""
+        return {name for name, _ in self.named_parameters()}
+
     def no_decay(self) -> set[str]:
         """Return nothing beyond what the number of axes says: biases are not decayed."""
         return set()
