@@ -1,5 +1,6 @@
 """What the command line does, as functions."""
 
+from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
 from kawara.verbs.description import describe_model, diagnose, list_models
 from kawara.verbs.evaluation import Evaluation, evaluate
@@ -7,10 +8,12 @@ from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, resolve, run_training, train
 
 __all__ = [
+    "Conversion",
     "Demo",
     "Evaluation",
     "TrainRequest",
     "TrainResult",
+    "convert",
     "demo",
     "describe_model",
     "diagnose",
