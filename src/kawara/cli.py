@@ -94,7 +94,9 @@ def build_parser() -> _Parser:
         "--to", choices=["kawara", "timm", "huggingface"], help="what to write (default: kawara for .safetensors, huggingface for a folder)"
     )
     convert.add_argument("--heads", type=int, metavar="N", help="number of attention heads, for files that do not say it")
-    convert.add_argument("--normalise", choices=["imagenet", "half"], help="colours that the model was trained with: mean and std of ImageNet, or 0.5")
+    convert.add_argument(
+        "--normalise", choices=["imagenet", "half"], help="colours that the model was trained with: mean and std of ImageNet, or 0.5"
+    )
 
     models = verb("models", "list the models, or show one")
     models.add_argument("name", nargs="?", metavar="NAME")

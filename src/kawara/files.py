@@ -75,5 +75,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def cannot_write(path: Path, error: OSError) -> RunFolderError:
     """Return the error that says why `path` cannot be written and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFolderError(f"No space is left to write {path}.", remedy="free some disk space; a training run then goes on with --resume")
+        return RunFolderError(
+            f"No space is left to write {path}.", remedy="free some disk space; a training run then goes on with --resume"
+        )
     return RunFolderError(f"{path} cannot be written.", got=error.strerror or error, remedy="a folder that you may write to")

@@ -1,7 +1,7 @@
 """Fetch a checkpoint from the Hugging Face hub: `hub:owner/name[@revision][/file]` (extra `hub`).
 
-Only what is needed is downloaded: config.json, preprocessor_config.json, and one file of weights (safetensors before pytorch_model.bin before
-npz). It lands in the cache of `huggingface_hub`, which other tools share, and is not downloaded twice. Progress is shown on stderr.
+Only what is needed is downloaded: config.json, preprocessor_config.json, and one file of weights, safetensors before pytorch_model.bin
+before npz. It lands in the cache of `huggingface_hub`, which other tools share, and is not downloaded twice. Progress is shown on stderr.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from typing import Any
 from kawara.errors import ModelFileError
 
 _SPEC = re.compile(
-    r"hub:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?(?:/(?P<file>[^/\\]+(?:/[^/\\]+)*))?", re.ASCII
+    r"hub:(?P<repository>[\w-][\w.-]*/[\w-][\w.-]*)(?:@(?P<revision>refs/\w+/[\w.-]+|[\w.-]+))?"
+    r"(?:/(?P<file>[^/\\\x00-\x1f]+(?:/[^/\\\x00-\x1f]+)*))?",
+    re.ASCII,
 )
 _BESIDE = ("config.json", "preprocessor_config.json")
 _USUAL = ("model.safetensors", "pytorch_model.bin")
@@ -26,8 +28,8 @@ _SUFFIXES = (".safetensors", ".bin", ".pth", ".pt", ".npz")
 def fetch(spec: str) -> Path:
     """Return the local folder (or file, where `spec` names one) of a checkpoint on the hub, downloaded unless it is there already.
 
-    Raises ModelFileError when `huggingface_hub` is not installed, the name is not understood or not found, access is not granted, or the hub cannot be
-    reached and the checkpoint is not in the cache.
+    Raises ModelFileError when `huggingface_hub` is not installed, the name is not understood or not found, access is not granted, or the
+    hub cannot be reached and the checkpoint is not in the cache.
     """
     match = _SPEC.fullmatch(spec)
     if match is None or ".." in (match["file"] or "").split("/"):
@@ -48,7 +50,9 @@ def fetch(spec: str) -> Path:
 
     with _plain_errors(spec, repository):
         try:
-            files = list(huggingface_hub.HfApi().list_repo_files(repository, revision=revision))
+            # Not list_repo_files: without a network that one tries again for half a minute.
+            listing = huggingface_hub.HfApi().model_info(repository, revision=revision, timeout=10)
+            files = [file.rfilename for file in listing.siblings or []]
         except Exception as error:
             if isinstance(error, _refusals()):
                 raise
@@ -66,7 +70,7 @@ def fetch(spec: str) -> Path:
 
 
 def choose_weights(spec: str, files: list[str]) -> str:
-    """Return the file of weights among the names of a folder. Raises ModelFileError where there is none, or several that are equally good."""
+    """Return the file of weights among the names in a folder. Raises ModelFileError where there is none, or several equally good ones."""
     files = [name for name in files if "/" not in name and name != "training_args.bin"]
     for suffix in _SUFFIXES:
         found = [name for name in files if name.endswith(suffix)]
@@ -126,11 +130,17 @@ def _plain_errors(spec: str, repository: str) -> Iterator[None]:
     except ModelFileError:
         raise
     except errors.GatedRepoError as error:
-        raise refuse(f"Access to {repository} has to be granted by its owner.", error, f"ask for it on {page}, then set HF_TOKEN to your token") from None
+        raise refuse(
+            f"Access to {repository} has to be granted by its owner.", error, f"ask for it on {page}, then set HF_TOKEN to your token"
+        ) from None
     except errors.RepositoryNotFoundError as error:
-        raise refuse(f"There is no model {repository} on the hub, or it is private.", error, f"look at {page}; for a private one set HF_TOKEN") from None
+        raise refuse(
+            f"There is no model {repository} on the hub, or it is private.", error, f"look at {page}; for a private one set HF_TOKEN"
+        ) from None
     except errors.RevisionNotFoundError as error:
-        raise refuse(f"{repository} on the hub has no such revision.", error, f"a branch, tag or commit that {page}/tree/main lists") from None
+        raise refuse(
+            f"{repository} on the hub has no such revision.", error, f"a branch, tag or commit that {page}/tree/main lists"
+        ) from None
     except errors.HFValidationError as error:
         raise refuse(f"{spec} is not a name that the hub accepts.", error, "hub:owner/name") from None
     except Exception as error:  # network, disk, server: huggingface_hub raises many kinds

@@ -59,7 +59,9 @@ class Ledger:
         for name in names or (target,):
             tensor = self.tensor(name)
             if not tensor.is_floating_point():
-                raise ModelFileError(f"A tensor in {self.path} does not hold floating-point numbers.", got=f"{self._left[name][0]}: {tensor.dtype}")
+                raise ModelFileError(
+                    f"A tensor in {self.path} does not hold floating-point numbers.", got=f"{self._left[name][0]}: {tensor.dtype}"
+                )
             source, _ = self._left.pop(name)
             widened = "" if tensor.dtype == torch.float32 else f", from {str(tensor.dtype).removeprefix('torch.')} to float32"
             self.fates.append(Fate("used", source, target, how + widened))

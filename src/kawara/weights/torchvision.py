@@ -1,6 +1,6 @@
 """Read a VisionTransformer of torchvision (`vit_b_16`, `vit_l_32`, …).
 
-The tensors do not say how many heads there are. torchvision's own models have heads 64 wide, those of the H size 80; another width is divided
+The tensors do not say how many heads there are. torchvision's own models have heads 64 wide, those of size H 80; another width is divided
 into the widest heads of 64, 32 or 16 that fit, and a note says so.
 
 How the published weights were evaluated, from torchvision's own tables:
@@ -132,7 +132,9 @@ def _refuse_variants(ledger: Ledger) -> None:
             remedy="a checkpoint without heads.pre_logits",
         )
     if any(name.startswith("conv_proj.conv_bn_relu_") for name in ledger):
-        raise ModelFileError(f"{ledger.path} has a stem of convolutions of torchvision's own kind.", allowed="one convolution, conv_proj.weight")
+        raise ModelFileError(
+            f"{ledger.path} has a stem of convolutions of torchvision's own kind.", allowed="one convolution, conv_proj.weight"
+        )
 
 
 def _heads(checkpoint: RawCheckpoint, hints: Hints, width: int, notes: list[str]) -> int:
@@ -144,7 +146,7 @@ def _heads(checkpoint: RawCheckpoint, hints: Hints, width: int, notes: list[str]
             raise ModelFileError(f"How many heads {checkpoint.path} has cannot be known.", got=f"a width of {width}", remedy="--heads N")
         notes.append(f"The number of heads is not in the file: {width // side} heads of {side} are assumed. --heads N changes it.")
         return width // side
-    heads = hints.heads or said or _HEADS[width]
+    heads = next(heads for heads in (hints.heads, said, _HEADS.get(width)) if heads is not None)
     if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or width % heads:
         raise ModelFileError(f"The heads of {checkpoint.path} do not divide its width of {width}.", got=heads, remedy="--heads N")
     return heads
@@ -162,7 +164,9 @@ def _preprocessing(name: str, config: ViTConfig, hints: Hints, notes: list[str])
         resize_px, interpolation = 224, "bicubic"
     else:
         resize_px = 242 if name == "vit_l_16" else 256
-        notes.append(f"The file does not name its weights: its images are prepared as for IMAGENET1K_V1 (resize {resize_px}, crop 224, bilinear).")
+        notes.append(
+            f"The file does not name its weights: its images are prepared as for IMAGENET1K_V1 (resize {resize_px}, crop 224, bilinear)."
+        )
     return Preprocessing(
         config.image_size,
         color="grey" if config.channels == 1 else "rgb",

@@ -45,7 +45,11 @@ def made(family: str = "vit", *, head: bool = True, registers: int = 2, bias: bo
         tensors["embeddings.register_tokens"] = draw(1, registers, D)
     if dinov2:
         tensors["embeddings.mask_token"] = draw(1, D)
-    names = ("mlp.fc1", "mlp.fc2", "norm1", "norm2") if dinov2 else ("intermediate.dense", "output.dense", "layernorm_before", "layernorm_after")
+    names = (
+        ("mlp.fc1", "mlp.fc2", "norm1", "norm2")
+        if dinov2
+        else ("intermediate.dense", "output.dense", "layernorm_before", "layernorm_after")
+    )
     for layer in range(LAYERS):
         block = f"encoder.layer.{layer}."
         for part in ("query", "key", "value"):
@@ -126,7 +130,10 @@ def slow_tokens(checkpoint: RawCheckpoint, image: torch.Tensor) -> torch.Tensor:
         block = f"encoder.layer.{layer}."
         scales = [tensors.get(f"{block}layer_scale{number}.lambda1", torch.ones(D).double()) for number in (1, 2)]
         normed = norm(x, f"{block}norm1", f"{block}layernorm_before")
-        heads = [linear(normed, f"{block}attention.attention.{part}").unflatten(2, (HEADS, -1)).transpose(1, 2) for part in ("query", "key", "value")]
+        heads = [
+            linear(normed, f"{block}attention.attention.{part}").unflatten(2, (HEADS, -1)).transpose(1, 2)
+            for part in ("query", "key", "value")
+        ]
         weights = (heads[0] @ heads[1].mT / (D / HEADS) ** 0.5).softmax(dim=-1)
         x = x + scales[0] * linear((weights @ heads[2]).transpose(1, 2).flatten(2), f"{block}attention.output.dense")
         normed = norm(x, f"{block}norm2", f"{block}layernorm_after")
@@ -140,7 +147,10 @@ def slow_logits(checkpoint: RawCheckpoint, image: torch.Tensor) -> torch.Tensor:
     tokens, tensors = slow_tokens(checkpoint, image), {name: tensor.double() for name, tensor in checkpoint.tensors.items()}
     family = checkpoint.config["model_type"]
     if family == "deit":
-        heads = [F.linear(tokens[:, i], tensors[f"{name}.weight"], tensors[f"{name}.bias"]) for i, name in enumerate(("cls_classifier", "distillation_classifier"))]
+        heads = [
+            F.linear(tokens[:, i], tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+            for i, name in enumerate(("cls_classifier", "distillation_classifier"))
+        ]
         return (heads[0] + heads[1]) / 2
     read = tokens[:, 0]
     if family.startswith("dinov2"):
@@ -187,7 +197,11 @@ def test_every_family_answers_as_by_its_definition(family, head, rename):
 
 def test_the_classifier_of_dinov2_is_left_out_with_a_word():
     _, foreign = build(made("dinov2"))
-    assert {fate.source for fate in foreign.fates if fate.what == "dropped"} == {"dinov2.embeddings.mask_token", "classifier.weight", "classifier.bias"}
+    assert {fate.source for fate in foreign.fates if fate.what == "dropped"} == {
+        "dinov2.embeddings.mask_token",
+        "classifier.weight",
+        "classifier.bias",
+    }
     assert any("classifier is left out" in note for note in foreign.notes)
 
 
@@ -202,7 +216,11 @@ def test_query_biases_that_are_switched_off_are_zero_and_accounted_for():
 
 
 def test_what_pre_training_left_is_dropped_with_a_reason():
-    extra = {"vit.embeddings.mask_token": torch.zeros(1, 1, D), "pooler.dense.weight": torch.zeros(D, D), "decoder.decoder_pred.bias": torch.zeros(3)}
+    extra = {
+        "vit.embeddings.mask_token": torch.zeros(1, 1, D),
+        "pooler.dense.weight": torch.zeros(D, D),
+        "decoder.decoder_pred.bias": torch.zeros(3),
+    }
     _, foreign = build(changed(made(), tensors=extra))
     dropped = {fate.source: fate.how for fate in foreign.fates if fate.what == "dropped"}
     assert set(dropped) == set(extra)
@@ -211,12 +229,16 @@ def test_what_pre_training_left_is_dropped_with_a_reason():
     assert "decoder" in dropped["decoder.decoder_pred.bias"]
 
 
-@pytest.mark.parametrize(("family", "method"), [("vit", "bicubic"), ("deit", "bicubic"), ("dinov2", "bicubic"), ("dinov2_with_registers", "bicubic-antialias")])
+@pytest.mark.parametrize(
+    ("family", "method"), [("vit", "bicubic"), ("deit", "bicubic"), ("dinov2", "bicubic"), ("dinov2_with_registers", "bicubic-antialias")]
+)
 def test_positions_are_resized_as_in_the_source(family, method):
     assert build(made(family))[1].config.position_resize == method
 
 
-@pytest.mark.parametrize(("name", "activation"), [("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("relu", "relu")])
+@pytest.mark.parametrize(
+    ("name", "activation"), [("gelu", "gelu"), ("gelu_new", "gelu_tanh"), ("gelu_pytorch_tanh", "gelu_tanh"), ("relu", "relu")]
+)
 def test_the_activation_is_that_of_the_configuration(name, activation):
     assert build(changed(made(), config={"hidden_act": name}))[1].config.activation == activation
 
@@ -224,7 +246,9 @@ def test_the_activation_is_that_of_the_configuration(name, activation):
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_floating_point_becomes_float32_and_says_so(dtype):
     checkpoint = made()
-    model, foreign = build(RawCheckpoint("made", {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}, config=checkpoint.config))
+    model, foreign = build(
+        RawCheckpoint("made", {name: tensor.to(dtype) for name, tensor in checkpoint.tensors.items()}, config=checkpoint.config)
+    )
     assert {tensor.dtype for tensor in model.state_dict().values()} == {torch.float32}
     assert all(str(dtype).removeprefix("torch.") in fate.how for fate in foreign.fates)
 
@@ -276,11 +300,46 @@ def test_tensors_that_do_not_fit_are_refused(tensors, words):
         build(changed(made(), tensors=tensors))
 
 
-@pytest.mark.parametrize("name", ["vit.embeddings.cls_token", "vit.encoder.layer.1.attention.attention.key.bias", "classifier.bias", "vit.layernorm.weight"])
+@pytest.mark.parametrize(
+    "name", ["vit.embeddings.cls_token", "vit.encoder.layer.1.attention.attention.key.bias", "classifier.bias", "vit.layernorm.weight"]
+)
 def test_a_checkpoint_with_a_hole_is_refused(name):
     checkpoint = made()
     with pytest.raises(ModelFileError, match="has no tensor"):
-        build(RawCheckpoint("made", {other: tensor for other, tensor in checkpoint.tensors.items() if other != name}, config=checkpoint.config))
+        build(
+            RawCheckpoint(
+                "made", {other: tensor for other, tensor in checkpoint.tensors.items() if other != name}, config=checkpoint.config
+            )
+        )
+
+
+def test_whatever_is_wrong_is_said_as_such():
+    """Spoil one thing at a time: a shape, a tensor, a value of either JSON. Anything but an answer or a ModelFileError is a fault."""
+    original = made("deit")
+    alone = {name: tensor for name, tensor in original.tensors.items() if not name.startswith("distillation_c")}
+    alone = {name.replace("cls_classifier", "classifier"): tensor for name, tensor in alone.items()}
+    values = [None, True, -1, 0, 10**400, 1e308, float("nan"), "x", [], [0, 0], {}, {"height": 10**400}]
+    checkpoints = []
+    for tensors, config in ((alone, original.config), (made("dinov2").tensors, made("dinov2").config)):
+        for name, tensor in tensors.items():
+            if "layer.1." in name:
+                continue
+            for other in (tensor[None], tensor.flatten(), tensor[:0], tensor.sum(), torch.cat([tensor, tensor]), tensor.int()):
+                checkpoints.append(RawCheckpoint("spoilt", {**tensors, name: other}, config))
+            checkpoints.append(RawCheckpoint("spoilt", {other: tensors[other] for other in tensors if other != name}, config))
+        checkpoints += [RawCheckpoint("spoilt", tensors, {**config, name: value}) for name in config for value in values]
+        for name in (*DINOV2, "do_resize", "do_rescale", "do_normalize"):
+            checkpoints += [RawCheckpoint("spoilt", tensors, config, {**DINOV2, name: value}) for value in values]
+    refused = 0
+    for checkpoint in checkpoints:
+        try:
+            foreign = huggingface.FORMAT.read(checkpoint, Hints())
+        except ModelFileError:
+            refused += 1
+            continue
+        with torch.device("meta"):
+            models.build(foreign.config).load_state_dict(foreign.state, assign=True)
+    assert len(checkpoints) > refused > 0.6 * len(checkpoints)
 
 
 def test_without_a_configuration_the_remedy_is_told():
@@ -290,7 +349,9 @@ def test_without_a_configuration_the_remedy_is_told():
 
 def test_heads_that_are_not_said_are_assumed_with_a_note_or_taken_from_the_hint():
     checkpoint = made()
-    silent = RawCheckpoint("made", checkpoint.tensors, config={name: value for name, value in checkpoint.config.items() if name != "num_attention_heads"})
+    silent = RawCheckpoint(
+        "made", checkpoint.tensors, config={name: value for name, value in checkpoint.config.items() if name != "num_attention_heads"}
+    )
     _, assumed = build(silent)
     assert assumed.config.heads == 12
     assert any("--heads" in note for note in assumed.notes)
@@ -314,15 +375,33 @@ def test_the_model_is_called_by_its_name_on_the_hub():
 
 # preprocessor_config.json
 
-OLD_VIT = {"do_normalize": True, "do_resize": True, "feature_extractor_type": "ViTFeatureExtractor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, "size": 224}
-OLD_DEIT = {"crop_size": 224, "do_center_crop": True, "feature_extractor_type": "DeiTFeatureExtractor", "image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD), "resample": 3, "size": 256}  # fmt: skip
-DINOV2 = {"crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "image_processor_type": "BitImageProcessor", "image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD), "resample": 3, "rescale_factor": 0.00392156862745098, "size": {"shortest_edge": 256}}  # fmt: skip
+IMAGENET = {"image_mean": list(IMAGENET_MEAN), "image_std": list(IMAGENET_STD)}
+OLD_VIT = {"feature_extractor_type": "ViTFeatureExtractor", "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "resample": 2, "size": 224}
+OLD_DEIT = {
+    **IMAGENET,
+    "feature_extractor_type": "DeiTFeatureExtractor",
+    "resample": 3,
+    "size": 256,
+    "crop_size": 224,
+    "do_center_crop": True,
+}
+DINOV2 = {
+    **IMAGENET,
+    "image_processor_type": "BitImageProcessor",
+    "size": {"shortest_edge": 256},
+    "crop_size": {"height": 224, "width": 224},
+    "do_center_crop": True,
+    "resample": 3,
+    "rescale_factor": 0.00392156862745098,
+}
+NOT_RESCALED = {"do_rescale": False, "image_mean": [51.0] * 3, "image_std": [102.0] * 3}
+SQUASHED = Preprocessing((224, 224), resize="squash", crop_fraction=1.0, interpolation="bilinear", mean=HALF, std=HALF)
 
 
 @pytest.mark.parametrize(
     ("values", "family", "expected", "words"),
     [
-        (OLD_VIT, "vit", Preprocessing((224, 224), resize="squash", crop_fraction=1.0, interpolation="bilinear", mean=HALF, std=HALF), []),
+        (OLD_VIT, "vit", SQUASHED, []),
         (OLD_DEIT, "deit", Preprocessing((224, 224)), ["aspect ratio"]),
         (DINOV2, "dinov2", Preprocessing((224, 224)), []),
         ({**DINOV2, "size": {"shortest_edge": 249}}, "dinov2", 249, []),
@@ -330,10 +409,10 @@ DINOV2 = {"crop_size": {"height": 224, "width": 224}, "do_center_crop": True, "i
         ({**DINOV2, "do_center_crop": False}, "dinov2", Preprocessing((256, 256), crop_fraction=1.0), ["no crop"]),
         ({**DINOV2, "do_resize": False}, "dinov2", None, ["no resize"]),
         ({**DINOV2, "do_normalize": False}, "dinov2", Preprocessing((224, 224), mean=(0.0,) * 3, std=(1.0,) * 3), []),
-        ({**DINOV2, "do_rescale": False, "image_mean": [51.0] * 3, "image_std": [102.0] * 3}, "dinov2", Preprocessing((224, 224), mean=(0.2,) * 3, std=(0.4,) * 3), []),
-        ({}, "vit", Preprocessing((384, 384), resize="squash", crop_fraction=1.0, interpolation="bilinear", mean=HALF, std=HALF), ["no preprocessor_config.json"]),
+        ({**DINOV2, **NOT_RESCALED}, "dinov2", Preprocessing((224, 224), mean=(0.2,) * 3, std=(0.4,) * 3), []),
+        ({}, "vit", replace(SQUASHED, image_size=(384, 384)), ["no preprocessor_config.json"]),
     ],
-)  # fmt: skip
+)
 def test_a_preprocessor_configuration_becomes_a_preprocessing(values, family, expected, words):
     found, notes = read_preprocessing(values, family, (384, 384), 3, None, "made")
     if isinstance(expected, int):
@@ -379,14 +458,28 @@ def test_a_preprocessor_configuration_that_makes_no_sense_is_refused(values):
 def test_a_preprocessing_that_is_written_comes_back(resize, color):
     channels = 3 if color == "rgb" else 1
     preprocessing = Preprocessing(
-        (28, 28), color=color, resize=resize, crop_fraction=0.875 if resize == "crop" else 1.0, mean=(0.3,) * channels, std=(0.2,) * channels
+        (28, 28),
+        color=color,
+        resize=resize,
+        crop_fraction=0.875 if resize == "crop" else 1.0,
+        mean=(0.3,) * channels,
+        std=(0.2,) * channels,
     )
     assert read_preprocessing(write_preprocessing(preprocessing)[0], "vit", (28, 28), channels, None, "made")[0] == preprocessing
 
 
 # Writing
 
-SMALL = {"width": D, "heads": HEADS, "depth": LAYERS, "mlp_hidden": 4 * D, "patch_size": PATCH, "image_size": (SIDE, SIDE), "class_token": True, "pool": "class"}
+SMALL = {
+    "width": D,
+    "heads": HEADS,
+    "depth": LAYERS,
+    "mlp_hidden": 4 * D,
+    "patch_size": PATCH,
+    "image_size": (SIDE, SIDE),
+    "class_token": True,
+    "pool": "class",
+}
 SHAPES = {
     "vit": {"norm_eps": 1e-3},
     "deit": {"distillation_token": True},
@@ -402,7 +495,7 @@ def own(**options):
         for parameter in model.parameters():
             parameter.add_(0.3 * torch.randn_like(parameter))
     names = tuple(f"ねこ {index}" for index in range(model.config.num_classes))
-    return model, ModelCard("made", model.config, names, Preprocessing(image_size=model.config.image_size))
+    return model, ModelCard("made", model.config, names, Preprocessing(image_size=model.config.image_size, crop_fraction=0.75))
 
 
 def written(folder) -> RawCheckpoint:

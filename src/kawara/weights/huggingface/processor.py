@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import floor, isfinite, nextafter
-from typing import Any, Literal
+from math import floor, nextafter
+from typing import Any
 
 from kawara.data.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD, Interpolation, Preprocessing
 from kawara.errors import ConfigError, ModelFileError
@@ -82,7 +82,9 @@ def _geometry(
     interpolation = _RESAMPLE.get(resample) if isinstance(resample, int) else None
     if interpolation is None:
         interpolation = published.interpolation
-        notes.append(f"preprocessor_config.json asks for resampling method {resample}, which kawara does not have: {interpolation} is used.")
+        notes.append(
+            f"preprocessor_config.json asks for resampling method {resample}, which kawara does not have: {interpolation} is used."
+        )
     if not values.get("do_resize", True):
         notes.append("preprocessor_config.json asks for no resize, and kawara needs images of one size: they are brought to the model's.")
         return Preprocessing(image_size, resize="squash", crop_fraction=1.0, interpolation=interpolation)
@@ -92,7 +94,9 @@ def _geometry(
         if size.exact is not None:
             return Preprocessing(size.exact, resize="squash", crop_fraction=1.0, interpolation=interpolation)
         assert size.shorter is not None
-        notes.append(f"preprocessor_config.json asks for no crop after the shorter side is {size.shorter} px: kawara cuts the centre square.")
+        notes.append(
+            f"preprocessor_config.json asks for no crop after the shorter side is {size.shorter} px: kawara cuts the centre square."
+        )
         return Preprocessing((size.shorter, size.shorter), resize="crop", crop_fraction=1.0, interpolation=interpolation)
     if size.exact == crop.exact:
         return Preprocessing(crop.exact, resize="squash", crop_fraction=1.0, interpolation=interpolation)
@@ -105,9 +109,7 @@ def _geometry(
     assert box is not None
     if crop.exact[0] != crop.exact[1] or box < max(crop.exact):
         notes.append(f"kawara covers {crop.exact[0]}×{crop.exact[1]} with the image, where transformers may pad it or cut it otherwise.")
-    return Preprocessing(
-        crop.exact, resize="crop", crop_fraction=_crop_fraction(min(crop.exact), box), interpolation=interpolation
-    )
+    return Preprocessing(crop.exact, resize="crop", crop_fraction=_crop_fraction(min(crop.exact), box), interpolation=interpolation)
 
 
 def _crop_fraction(crop: int, box: int) -> float:
@@ -148,7 +150,10 @@ def _normalisation(values: Mapping[str, Any], published: Preprocessing, path: st
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     else:
-        mean, std = (_numbers(values.get(name), default, name, path) for name, default in (("image_mean", published.mean), ("image_std", published.std)))
+        mean, std = (
+            _numbers(values.get(name), default, name, path)
+            for name, default in (("image_mean", published.mean), ("image_std", published.std))
+        )
     factor = values.get("rescale_factor", 1 / 255) if values.get("do_rescale", True) else 1.0
     (factor,) = _numbers([factor], (), "rescale_factor", path)
     if factor <= 0:
@@ -161,7 +166,7 @@ def _normalisation(values: Mapping[str, Any], published: Preprocessing, path: st
 def _numbers(values: Any, default: tuple[float, ...], name: str, path: str) -> tuple[float, ...]:
     if values is None:
         return default
-    if isinstance(values, list) and len(values) in (1, 3) and all(isinstance(value, int | float) and isfinite(value) for value in values):
+    if isinstance(values, list) and len(values) in (1, 3) and all(isinstance(value, int | float) and abs(value) <= 1e9 for value in values):
         return tuple(float(value) for value in values)
     raise ModelFileError(f"The preprocessor_config.json of {path} has an {name} that is not understood.", got=values)
 
@@ -177,7 +182,9 @@ def write_preprocessing(preprocessing: Preprocessing) -> tuple[dict[str, Any], l
     if crops:
         box = {"shortest_edge": preprocessing.stored_side}
         if height != width:
-            notes.append(f"transformers brings the shorter side to {preprocessing.stored_side} px; kawara covers {height}×{width} more tightly.")
+            notes.append(
+                f"transformers brings the shorter side to {preprocessing.stored_side} px; kawara covers {height}×{width} more tightly."
+            )
     return {
         "image_processor_type": "BitImageProcessor" if crops else "ViTImageProcessor",
         "do_convert_rgb": preprocessing.color == "rgb",

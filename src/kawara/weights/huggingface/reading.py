@@ -1,6 +1,7 @@
 """Read a checkpoint of Hugging Face transformers: ViT, DeiT, DINOv2 (with registers), the encoder of ViT-MAE, ViT-MSN.
 
-config.json is needed: neither the number of heads nor the eps of LayerNorm can be seen in the tensors. What it says is checked against them.
+config.json is needed: neither the number of heads nor the eps of LayerNorm can be seen in the tensors. What it says is checked against
+them.
 
     family                    eps where config.json is silent    positions at other sizes
     vit, deit, vit_mae        1e-12                              bicubic
@@ -20,7 +21,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from math import inf
+from math import isqrt
 from typing import Any
 
 import torch
@@ -59,6 +60,8 @@ ACTIVATIONS: dict[str, Activation] = {
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
+_LARGEST = 1e9
+"""No number of a configuration is near it; JSON allows numbers that no computer can hold."""
 _PATCHES = "embeddings.patch_embeddings.projection.weight"
 
 
@@ -83,7 +86,7 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
     said.agrees("num_hidden_layers", depth)
     mlp_hidden = ledger.shape("blocks.0.mlp.fc1.weight", 2)[0]
     said.agrees("intermediate_size", mlp_hidden)
-    if said.has("mlp_ratio") and int(width * said.number("mlp_ratio", 4)) != mlp_hidden:
+    if said.has("mlp_ratio") and not mlp_hidden <= width * said.number("mlp_ratio", 4) < mlp_hidden + 1:
         raise said.contradiction("mlp_ratio", f"an MLP of {mlp_hidden} on a width of {width}")
 
     distilled = "dist_token" in ledger
@@ -96,7 +99,7 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
     if said.flag("qkv_bias", True) != has_query_bias:
         raise said.contradiction("qkv_bias", "query biases" if has_query_bias else "no query biases")
     if distilled and num_classes and "head_dist.weight" not in ledger:
-        _distillation_token_becomes_register(ledger)
+        _distillation_token_becomes_register(ledger, width)
         distilled, registers = False, 1
     try:
         config = ViTConfig(
@@ -124,10 +127,10 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
         raise ModelFileError(f"The config.json of {checkpoint.path} describes a model that kawara cannot build.", got=error.what) from None
 
     for block in range(depth):
-        for parameter in ("weight", "bias") if has_query_bias else ("weight",):
-            sources = (f"blocks.{block}.attn.{part}.{parameter}" for part in ("query", "key", "value"))
-            ledger.use(f"blocks.{block}.attn.qkv.{parameter}", *sources, how="query, key and value stacked", join=torch.cat)
-        if not has_query_bias:
+        _stack_query_key_value(ledger, f"blocks.{block}.attn", "weight", (width, width))
+        if has_query_bias:
+            _stack_query_key_value(ledger, f"blocks.{block}.attn", "bias", (width,))
+        else:
             ledger.fill(f"blocks.{block}.attn.qkv.bias", torch.zeros(3 * width), "zero, because qkv_bias is false")
     _drop_what_only_training_needs(ledger)
     ledger.close(shapes)
@@ -149,7 +152,9 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
 def _refuse_swiglu(ledger: Ledger) -> None:
     """Raise for the feed-forward of DINOv2-g: [gate | up] in `mlp.gate_up`, or `mlp.gate` and `mlp.up`; then `mlp.down`."""
     if any(f"blocks.0.mlp.{part}.weight" in ledger for part in ("gate_up", "gate")):
-        raise ModelFileError(f"{ledger.path} has a SwiGLU feed-forward, which kawara's ViT does not have yet.", remedy="a DINOv2 of size S, B or L")
+        raise ModelFileError(
+            f"{ledger.path} has a SwiGLU feed-forward, which kawara's ViT does not have yet.", remedy="a DINOv2 of size S, B or L"
+        )
 
 
 def _sizes(ledger: Ledger) -> tuple[int, int, int]:
@@ -167,7 +172,7 @@ def _image_size(ledger: Ledger, said: _Configuration, patch_size: int, num_prefi
     size = said.size("image_size")
     entries = ledger.shape("pos_embed", 3)[1]
     if size is None:
-        side = round((entries - num_prefix) ** 0.5) * patch_size
+        side = isqrt(max(0, entries - num_prefix)) * patch_size
         size = side, side
     if num_prefix + (size[0] // patch_size) * (size[1] // patch_size) != entries:
         raise said.contradiction("image_size", f"{entries} positions for patches of {patch_size} px")
@@ -180,7 +185,10 @@ def _heads(said: _Configuration, hints: Hints, width: int, notes: list[str]) -> 
         notes.append(f"config.json does not say the number of heads: {heads}, as transformers assumes. --heads N changes it.")
     if hints.heads not in (None, heads):
         raise ModelFileError(
-            f"The config.json of {said.path} says how many heads the model has.", got=f"--heads {hints.heads}", allowed=heads, remedy="leave out --heads"
+            f"The config.json of {said.path} says how many heads the model has.",
+            got=f"--heads {hints.heads}",
+            allowed=heads,
+            remedy="leave out --heads",
         )
     if heads < 1 or width % heads:
         raise said.contradiction("num_attention_heads", f"a width of {width}")
@@ -198,16 +206,35 @@ def _read_head(ledger: Ledger, said: _Configuration, width: int, notes: list[str
     of_class, of_mean = weight[:, :width], weight[:, width:]
     if of_class.any() and of_mean.any():
         why = "it reads the class token and the mean of the patches side by side, and kawara's heads read one of the two"
-        ledger.drop(("head.weight", "head.bias"), why)
+        ledger.drop([name for name in ledger if name.startswith("head.")], why)
         notes.append("The classifier is left out, so this is a backbone without classes: train a head of your own on it.")
         return "class", 0
     pool: Pool = "mean" if of_mean.any() else "class"
     half = of_mean if pool == "mean" else of_class
-    ledger.use("head.weight", how=f"the half for {'the mean of the patches' if pool == 'mean' else 'the class token'}; the other is zero", join=lambda _: half.float())
+    ledger.use(
+        "head.weight",
+        how=f"the half for {'the mean of the patches' if pool == 'mean' else 'the class token'}; the other is zero",
+        join=lambda _: half.float(),
+    )
     return pool, num_classes
 
 
-def _distillation_token_becomes_register(ledger: Ledger) -> None:
+def _stack_query_key_value(ledger: Ledger, attention: str, parameter: str, shape: tuple[int, ...]) -> None:
+    names = [f"{attention}.{part}.{parameter}" for part in ("query", "key", "value")]
+    _check_shapes(ledger, names, shape)
+    ledger.use(f"{attention}.qkv.{parameter}", *names, how="query, key and value stacked", join=lambda parts: torch.cat(list(parts)))
+
+
+def _check_shapes(ledger: Ledger, names: list[str], shape: tuple[int, ...]) -> None:
+    """Raise before tensors are joined that cannot be."""
+    for name in names:
+        if (found := ledger.shape(name, len(shape))) != shape:
+            raise ModelFileError(f"The shapes in {ledger.path} do not go together.", got=f"{found}", allowed=f"{shape} for {name}")
+
+
+def _distillation_token_becomes_register(ledger: Ledger, width: int) -> None:
+    _check_shapes(ledger, ["dist_token"], (1, 1, width))
+    _check_shapes(ledger, ["pos_embed"], (1, ledger.shape("pos_embed", 3)[1], width))
     position = ledger.tensor("pos_embed")[:, 1:2].float()
     ledger.use(
         "reg_token",
@@ -225,7 +252,10 @@ def _distillation_token_becomes_register(ledger: Ledger) -> None:
 def _drop_what_only_training_needs(ledger: Ledger) -> None:
     ledger.drop([name for name in ledger if name == "embeddings.mask_token"], "it stands for masked patches in pre-training")
     ledger.drop([name for name in ledger if name.startswith("decoder.")], "the decoder of masked pre-training; the encoder is taken over")
-    ledger.drop([name for name in ledger if name.startswith("pooler.")], "the tanh layer behind the class token; no classifier of this family uses it")
+    ledger.drop(
+        [name for name in ledger if name.startswith("pooler.")],
+        "the tanh layer behind the class token; no classifier of this family uses it",
+    )
 
 
 class _Configuration:
@@ -258,8 +288,8 @@ class _Configuration:
 
     def number(self, name: str, default: float) -> float:
         value = self.values[name] if self.has(name) else default
-        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value < inf:
-            raise self._unclear(name, "a number that is not negative")
+        if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= _LARGEST:
+            raise self._unclear(name, f"a number from 0 to {_LARGEST:g}")
         return float(value)
 
     def flag(self, name: str, default: bool) -> bool:
@@ -281,7 +311,9 @@ class _Configuration:
     def activation(self) -> Activation:
         name = str(self.values.get("hidden_act", "gelu"))
         if name not in ACTIVATIONS:
-            raise ModelFileError(f"{self.path} uses an activation that kawara does not have.", got=f"hidden_act {name}", allowed=", ".join(ACTIVATIONS))
+            raise ModelFileError(
+                f"{self.path} uses an activation that kawara does not have.", got=f"hidden_act {name}", allowed=", ".join(ACTIVATIONS)
+            )
         return ACTIVATIONS[name]
 
     def agrees(self, name: str, found: int, default: int | None = None) -> None:
@@ -319,4 +351,6 @@ class _Configuration:
         return numbers if named == tuple(f"LABEL_{number}" for number in numbers) else named
 
     def _unclear(self, name: str, allowed: str) -> ModelFileError:
-        return ModelFileError(f"The config.json of {self.path} has a {name} that makes no sense.", got=repr(self.values.get(name))[:80], allowed=allowed)
+        return ModelFileError(
+            f"The config.json of {self.path} has a {name} that makes no sense.", got=repr(self.values.get(name))[:80], allowed=allowed
+        )

@@ -6,9 +6,10 @@
     layer scale                               Dinov2ForImageClassification, Dinov2Model
     registers                                 Dinov2WithRegistersForImageClassification, Dinov2WithRegistersModel
 
-What transformers has no word for, but can compute, is spelled out: fixed and missing positions become a table, positions of prefix tokens and
-biases that a model does not have become zeros, a layer scale that it does not have becomes ones, and the classifier of DINOv2, which reads class token and mean
-of the patches side by side, gets zeros for the half that a head does not read. The names are those of transformers 4; version 5 reads both.
+What transformers has no word for, but can compute, is spelled out: fixed and missing positions become a table, positions of prefix
+tokens and biases that a model does not have become zeros, a layer scale that it does not have becomes ones, and the classifier of DINOv2,
+which reads class token and mean of the patches side by side, gets zeros for the half that a head does not read. The names are those of
+transformers 4; version 5 reads both.
 """
 
 from __future__ import annotations
@@ -83,7 +84,10 @@ def _family(config: Any) -> str:
     for cannot, why in (
         (config.stem != "patch", f"a stem of convolutions (stem {config.stem!r})"),
         (not config.class_token, "a ViT without class token"),
-        (config.pool == "mean" and config.final_norm != "tokens", "the mean of the patches before the final norm (pool 'mean', final_norm 'pooled')"),
+        (
+            config.pool == "mean" and config.final_norm != "tokens",
+            "the mean of the patches before the final norm (pool 'mean', final_norm 'pooled')",
+        ),
         (config.distillation_token and dinov2, "a distillation token together with registers, layer scale or mean pooling"),
         (config.pool == "mean" and config.num_classes == 0, "mean pooling without a head"),
         (dinov2 and config.grid[0] != config.grid[1], "DINOv2 (layer scale, registers or mean pooling) with images that are not square"),

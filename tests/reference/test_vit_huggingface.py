@@ -110,7 +110,9 @@ def test_mae_encoder_by_what_its_decoder_makes_of_it() -> None:
         tokens = block(tokens)
     latent = model.norm(tokens)
 
-    weights = {name.removeprefix("decoder."): tensor for name, tensor in raw(REFERENCE / "hf_mae").tensors.items() if name.startswith("decoder.")}
+    weights = {
+        name.removeprefix("decoder."): tensor for name, tensor in raw(REFERENCE / "hf_mae").tensors.items() if name.startswith("decoder.")
+    }
     embedded = linear(latent, weights, "decoder_embed")
     masked = weights["mask_token"].expand(2, 16 - visible.shape[1], -1)
     patches = gather(torch.cat([embedded[:, 1:], masked], dim=1), stored["ids_restore"])
