@@ -141,7 +141,7 @@ def _convert(options: argparse.Namespace, started_at: float) -> int:
     if options.json:
         _print_json(conversion.to_dict())
         return 0
-    table = Table("tensor", "becomes", "tensors", "", "how", box=None, pad_edge=False)
+    table = Table("in the source", "in kawara", "tensors", "", "how", box=None, pad_edge=False)
     for group in conversion.groups():
         table.add_row(*(_plain(text or "–") for text in (group.source, group.target, str(group.count), group.what, group.how)))
     _stdout().print(table)

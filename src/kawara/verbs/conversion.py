@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import Counter
 from dataclasses import dataclass
@@ -17,12 +18,17 @@ from kawara.weights.foreign import Fate, Hints
 
 Target = Literal["kawara", "timm", "huggingface"]
 
+_ORDER = ("used", "resized", "dropped", "missing")
+_BLOCK_NUMBER = re.compile(r"((?:^|[./_])(?:blocks|layers?|stages|encoderblock|encoder_layer|block|unit)[._]?)[0-9]+(?=[./]|$)|\[[0-9]+\]$")
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".npz", ".ckpt", ".h5", ".onnx", ".gguf")
 
 
 @dataclass(frozen=True)
 class FateGroup:
-    """Tensors whose names differ only in numbers and that fared alike; the numbers are shown as *."""
+    """Tensors that fared alike: those whose names differ in the number of the block alone, and those that were dropped for one reason.
+
+    What differs is shown as *.
+    """
 
     source: str | None
     target: str | None
@@ -52,7 +58,7 @@ class Conversion:
         used = {fate.source: fate.what for fate in self.fates if fate.source is not None}
         counts = Counter(used.values())
         counts["missing"] = sum(fate.what == "missing" for fate in self.fates)
-        return {what: counts[what] for what in ("used", "resized", "dropped", "missing")}
+        return {what: counts[what] for what in _ORDER}
 
     @property
     def total(self) -> str:
@@ -63,12 +69,17 @@ class Conversion:
         return f"{sum(counts.values())} tensors: {parts}" + (f"; {missing} that the source does not have" if missing else "")
 
     def groups(self) -> list[FateGroup]:
-        """Return the fates, alike ones together, in the order of the source."""
-        groups: dict[tuple[str | None, str | None, str, str], int] = {}
+        """Return the fates, alike ones together: what was used and resized, then what was dropped, then what is missing."""
+        groups: Counter[tuple[str | None, str | None, str, str]] = Counter()
+        dropped: dict[str, list[str]] = {}
         for fate in self.fates:
-            key = _pattern(fate.source), _pattern(fate.target), fate.what, fate.how
-            groups[key] = groups.get(key, 0) + 1
-        return [FateGroup(source, target, count, what, how) for (source, target, what, how), count in groups.items()]
+            if fate.what == "dropped" and fate.source is not None:
+                dropped.setdefault(fate.how, []).append(fate.source)
+            else:
+                groups[_pattern(fate.source), _pattern(fate.target), fate.what, fate.how] += 1
+        rows = [FateGroup(source, target, count, what, how) for (source, target, what, how), count in groups.items()]
+        rows += [FateGroup(_common(names), None, len(names), "dropped", how) for how, names in dropped.items()]
+        return sorted(rows, key=lambda row: _ORDER.index(row.what))
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -156,5 +167,12 @@ def _target(destination: Path, to: str | None) -> Target:
 
 
 def _pattern(name: str | None) -> str | None:
-    """Replace the numbers that stand alone between dots (or after an underscore) by *."""
-    return None if name is None else re.sub(r"(?<=[._])[0-9]+(?=\.|$)", "*", name)
+    """Replace the numbers of blocks by *."""
+    return None if name is None else _BLOCK_NUMBER.sub(lambda match: f"{match[1]}*" if match[1] else "[*]", name)
+
+
+def _common(names: list[str]) -> str:
+    """Return what names have in common, up to a separator, and *; a single name as it is."""
+    if len(names) == 1:
+        return names[0]
+    return re.sub(r"[^./]*$", "*", os.path.commonprefix(names))

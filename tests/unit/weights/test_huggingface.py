@@ -563,6 +563,8 @@ def test_what_transformers_cannot_express_is_named_and_nothing_is_written(option
 def test_differences_at_other_sizes_are_said():
     model, card = own()
     assert ["bicubic-antialias" in note for note in huggingface.differences(model.config, card)] == [True]
+    larger = replace(card, preprocessing=Preprocessing((24, 24)))
+    assert any("interpolate_pos_encoding" in note for note in huggingface.differences(model.config, larger))
     model, card = own(registers=1)
     assert huggingface.differences(model.config, card) == []
 

@@ -67,7 +67,13 @@ def write(destination: Path, model: ImageModel, card: ModelCard) -> list[Path]:
 def differences(config: Any, card: ModelCard) -> list[str]:
     """Return in what transformers, with the folder that `write` makes, will differ from kawara; one sentence each."""
     notes = write_preprocessing(card.preprocessing)[1]
-    theirs = FAMILIES[_family(config)].position_resize
+    family = _family(config)
+    if card.preprocessing.image_size != config.image_size and not family.startswith("dinov2"):
+        height, width = card.preprocessing.image_size
+        notes.append(
+            f"transformers takes images of {height}×{width} with this model only if interpolate_pos_encoding=True is passed to it."
+        )
+    theirs = FAMILIES[family].position_resize
     if config.position != "none" and config.position_resize != theirs:
         notes.append(
             f"At other image sizes than {config.image_size[0]}×{config.image_size[1]}, transformers resizes the positions {theirs}, "
@@ -83,6 +89,7 @@ def _family(config: Any) -> str:
     dinov2 = config.registers > 0 or config.layer_scale is not None or config.pool == "mean"
     for cannot, why in (
         (config.stem != "patch", f"a stem of convolutions (stem {config.stem!r})"),
+        (config.pool not in ("class", "mean"), f"pool {config.pool!r}"),
         (not config.class_token, "a ViT without class token"),
         (
             config.pool == "mean" and config.final_norm != "tokens",
@@ -94,7 +101,7 @@ def _family(config: Any) -> str:
         (dinov2 and config.mlp_hidden % config.width != 0, "DINOv2 with an MLP that is not a whole multiple of the width"),
     ):
         if cannot:
-            raise _inexpressible(why, "--to timm, or --to kawara")
+            raise _inexpressible(why, "--to kawara" if config.stem != "patch" else "--to timm, or --to kawara")
     if config.distillation_token:
         return "deit"
     return "dinov2_with_registers" if config.registers else "dinov2" if dinov2 else "vit"
