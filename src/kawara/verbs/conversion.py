@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections import Counter
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -175,4 +175,5 @@ def _common(names: list[str]) -> str:
     """Return what names have in common, up to a separator, and *; a single name as it is."""
     if len(names) == 1:
         return names[0]
-    return re.sub(r"[^./]*$", "*", os.path.commonprefix(names))
+    shared = takewhile(lambda letters: letters[0] == letters[1], zip(min(names), max(names)))
+    return re.sub(r"[^./]*$", "*", "".join(letter for letter, _ in shared))
