@@ -54,7 +54,7 @@ def position_similarity(model: ImageModel, grid: tuple[int, int] | None = None) 
     config = model.config
     grid = config.grid if grid is None else grid
     num_prefix = config.num_positioned_prefix
-    table = resize_positions(model.pos_embed, config.grid, grid, num_prefix=num_prefix, method=config.position_resize)
+    table = resize_positions(table, config.grid, grid, num_prefix=num_prefix, method=config.position_resize)
     return compare_positions(table[0, num_prefix:], grid)
 
 
