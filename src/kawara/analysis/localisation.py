@@ -1,6 +1,6 @@
 """Does a token still know where it came from? CKA between the tokens of a layer and the pixels of every patch.
 
-Raghu et al., arXiv 2108.08810, §6 and fig. 9: over many images, the token at one place of the grid is compared with the pixels at each
+Raghu et al., arXiv 2108.08810, fig. 9: over many images, the token at one place of the grid is compared with the pixels at each
 place. Where location is kept, a token resembles the pixels at its own place most, and the resemblance falls off with distance; where it
 is lost (in a CNN's last map, in a ViT with mean pooling) it spreads out. Prefix tokens have no place; their rows say which pixels they
 resemble.

@@ -1,6 +1,6 @@
 """Which pixels a place in the middle of a layer really depends on: the effective receptive field.
 
-Luo et al., arXiv 1701.04128; for ViTs Raghu et al., arXiv 2108.08810, figs. C.2–C.4: |∂(centre of the feature map)/∂pixel|, averaged over
+Luo et al., arXiv 1701.04128; for ViTs Raghu et al., arXiv 2108.08810: |∂(centre of the feature map)/∂pixel|, averaged over
 channels and images. Taken after the residual connection it has a sharp peak at the centre, which the skip path carries; taken before,
 on the branch alone, attention loses that peak.
 

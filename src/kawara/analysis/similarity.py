@@ -63,7 +63,7 @@ class Similarity:
 
 
 def linear_cka(x: Tensor, y: Tensor) -> float:
-    """Return the biased CKA of X (m, p) and Y (m, q) in closed form; for m in the thousands or p, q in the thousands, not both."""
+    """Return the biased CKA of X (m, p) and Y (m, q) in closed form, in float64."""
     x, y = _centred(x.double()), _centred(y.double())
     if max(x.shape[1], y.shape[1]) <= len(x):
         cross, within_x, within_y = x.T @ y, x.T @ x, y.T @ y
@@ -135,7 +135,8 @@ def cka_within(model: ImageModel, batches: Iterable[Tensor], *, layers: Sequence
     """Compare the layers of a model with each other.
 
     Args:
-        batches: normalised images (B, C, H, W). More images a batch cost memory and little time; 32 to 1024 give the same picture.
+        batches: normalised images (B, C, H, W). Raghu et al. saw the same picture with batches of 128 to 1024; with 128 photos in DeiT-Ti,
+            batches of 32 and of 128 differ by up to 0.06.
         layers: places; None is `representation_layers(model)`.
     """
     layers = tuple(representation_layers(model) if layers is None else layers)

@@ -1,13 +1,13 @@
 """What the skip connections carry: the stream against the branch that is added to it, and what is lost without one of them.
 
-Raghu et al., arXiv 2108.08810, §5 and figs. 7–8. A skip connection adds a branch to the stream, z + f(z):
+Raghu et al., arXiv 2108.08810, §5. A skip connection adds a branch to the stream, z + f(z):
 
     ratio       ‖z‖ / ‖f(z)‖ at every token: above 1 the token is mostly carried on, below 1 mostly rewritten
     removal     the model runs with one z left out. Counted are the right answers, the answers that stay what they were, and the CKA
                 of the pooled features with those of the whole model
 
-Differs from the paper: there a model is trained without a skip; here it is taken away from a trained one, which costs more. The
-CKA map of such a model (fig. 8) is `with without_skip(model, place): cka_within(model, batches)`.
+Differs from the paper: there a model is trained without a skip (4 % are lost in a middle block); here it is taken away from a trained one,
+which hardly any block survives. The CKA map of such a model is `with without_skip(model, place): cka_within(model, batches)`.
 
 Axes: S skip connections, R prefix tokens, N tokens, B batch, K classes.
 """

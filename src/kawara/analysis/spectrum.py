@@ -7,7 +7,7 @@ stream after every branch (of a CNN: after every block). The prefix is dropped, 
                         the middle on, less its first element. Below 0 and falling with depth: a low-pass filter
     variance            over the places of each channel (divisor h·w − 1), averaged over images and channels
 
-The k-th frequency of a map of h cells is 2πk/h, up to π for even h, which the roll leaves out, as theirs does.
+Differs from their plots: the k-th frequency of a map of h cells stands at what it is, 2πk/h, so that the last one lies below π.
 
 Axes: B batch, D width, h w grid, S sub-blocks, F = ⌈min(h, w)/2⌉ frequencies.
 """

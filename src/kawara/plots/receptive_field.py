@@ -1,4 +1,4 @@
-"""Which pixels the centre of a layer depends on, from depth to depth (Raghu et al., arXiv 2108.08810, figs. C.2–C.4)."""
+"""Which pixels the centre of a layer depends on, from depth to depth (Raghu et al., arXiv 2108.08810)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the skip connections carry, and what is lost without one (Raghu et al., arXiv 2108.08810, figs. 7 and 8)."""
+"""What the skip connections carry, and what is lost without one (Raghu et al., arXiv 2108.08810)."""
 
 from __future__ import annotations
 
