@@ -13,8 +13,6 @@ from kawara.data.preprocessing import Preprocessing
 from kawara.models import create_model
 from kawara.weights import ModelCard, huggingface, load_model, save_model
 
-pytest.importorskip("kawara.weights.importing")
-
 SMALL = {"patch_size": 4, "width": 32, "depth": 3, "heads": 2, "mlp_hidden": 64, "class_token": True, "pool": "class"}
 
 

@@ -159,6 +159,7 @@ WRITTEN: dict[str, tuple[str, dict]] = {
     "dinov2, mean of the patches": ("Dinov2ForImageClassification", {"pool": "mean"}),
     "registers": ("Dinov2WithRegistersForImageClassification", {"layer_scale": 0.3, "registers": 3, "class_position": False}),
     "registers without layer scale": ("Dinov2WithRegistersForImageClassification", {"registers": 1}),
+    "swiglu": ("Dinov2ForImageClassification", {"layer_scale": 0.3, "mlp": "swiglu", "mlp_hidden": 128}),
     "backbone": ("ViTModel", {"num_classes": 0}),
     "backbone with registers": ("Dinov2WithRegistersModel", {"num_classes": 0, "registers": 4, "layer_scale": 1.0}),
 }
@@ -231,7 +232,7 @@ MADE_THERE = {
     "ViTModel": ("ViTConfig", {"hidden_act": "gelu_new"}),
     "ViTMSNForImageClassification": ("ViTMSNConfig", {}),
     "Dinov2Model": ("Dinov2Config", {"qkv_bias": False}),
-    "Dinov2WithRegistersModel": ("Dinov2WithRegistersConfig", {"num_register_tokens": 2}),
+    "Dinov2WithRegistersModel": ("Dinov2WithRegistersConfig", {"num_register_tokens": 2, "use_swiglu_ffn": True}),
 }
 
 

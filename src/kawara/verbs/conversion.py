@@ -13,8 +13,9 @@ from kawara.analysis.cost import count_parameters
 from kawara.config import to_dict
 from kawara.errors import ConfigError, UnknownNameError
 from kawara.files import refuse_existing
-from kawara.weights import ModelCard, huggingface, save_model
+from kawara.weights import ModelCard, huggingface, save_model, timm
 from kawara.weights.foreign import Fate, Hints
+from kawara.weights.importing import open_model
 
 Target = Literal["kawara", "timm", "huggingface"]
 
@@ -113,9 +114,6 @@ def convert(source: str | Path, destination: str | Path, to: str | None = None, 
         ModelFileError: the source cannot be read.
         ConfigError: the model has what the destination cannot express.
     """
-    from kawara.weights.importing import open_model
-    from kawara.weights.timm import write as write_timm
-
     hints = hints or Hints()
     destination = Path(destination)
     target = _target(destination, to)
@@ -132,7 +130,7 @@ def convert(source: str | Path, destination: str | Path, to: str | None = None, 
         files = huggingface.write(destination, model, card)
         notes += huggingface.differences(model.config, card)
     else:
-        files = write_timm(destination, model, card)
+        files = timm.write(destination, model, card)
     return Conversion(
         source=str(source),
         format="kawara" if foreign is None else foreign.format,

@@ -26,11 +26,9 @@ from kawara import models
 from kawara.data.preprocessing import HALF, IMAGENET_MEAN, IMAGENET_STD, Preprocessing
 from kawara.errors import ConfigError, ModelFileError
 from kawara.models.vit import ViTConfig
+from kawara.weights.architecture import choose_heads
 from kawara.weights.foreign import Foreign, Format, Hints, RawCheckpoint
 from kawara.weights.ledger import Ledger
-
-_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16}
-"""Width to heads, of the sizes Ti, S, B, L, H."""
 
 _MODELS = {
     (768, 12, 16): "vit_b_16",
@@ -49,6 +47,8 @@ _OUTSIDE = {
     "conv_proj.bias": "patch_embed.proj.bias",
     "encoder.ln.weight": "norm.weight",
     "encoder.ln.bias": "norm.bias",
+    "heads.pre_logits.weight": "pre_logits.weight",
+    "heads.pre_logits.bias": "pre_logits.bias",
     "heads.head.weight": "head.weight",
     "heads.head.bias": "head.bias",
 }
@@ -93,7 +93,7 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
             allowed="square patches and images, 1 or 3 channels",
         )
     notes: list[str] = []
-    heads = _heads(checkpoint, hints, width, notes)
+    heads = choose_heads(width, hints.heads, _said_heads(checkpoint), checkpoint.path, notes)
     num_classes = ledger.shape("head.weight", 2)[0] if "head.weight" in ledger else 0
     try:
         config = ViTConfig(
@@ -105,6 +105,7 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
             depth=1 + max((int(match[1]) for name in ledger if (match := re.match(r"blocks\.([0-9]+)\.", name))), default=-1),
             heads=heads,
             mlp_hidden=ledger.shape("blocks.0.mlp.fc1.weight", 2)[0],
+            head_hidden=ledger.shape("pre_logits.weight", 2)[0] if "pre_logits.weight" in ledger else None,
             position_resize="bicubic-corners",
         )
     except ConfigError as error:
@@ -126,30 +127,18 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
 
 def _refuse_variants(ledger: Ledger) -> None:
     """Raise for what torchvision can build and kawara's ViT does not have."""
-    if any(name.startswith("heads.pre_logits.") for name in ledger):
-        raise ModelFileError(
-            f"The head of {ledger.path} has a hidden layer (representation_size), which kawara's ViT does not have yet.",
-            remedy="a checkpoint without heads.pre_logits",
-        )
     if any(name.startswith("conv_proj.conv_bn_relu_") for name in ledger):
         raise ModelFileError(
             f"{ledger.path} has a stem of convolutions of torchvision's own kind.", allowed="one convolution, conv_proj.weight"
         )
 
 
-def _heads(checkpoint: RawCheckpoint, hints: Hints, width: int, notes: list[str]) -> int:
-    """Return the number of heads: as the user says, else the sidecar, else as torchvision's models of this width."""
+def _said_heads(checkpoint: RawCheckpoint) -> int | None:
+    """Return what a .json beside the weights says."""
     said = next((checkpoint.config[name] for name in ("num_heads", "heads") if name in checkpoint.config), None)
-    if hints.heads is None and said is None and width not in _HEADS:
-        side = next((side for side in (64, 32, 16) if width % side == 0), None)
-        if side is None:
-            raise ModelFileError(f"How many heads {checkpoint.path} has cannot be known.", got=f"a width of {width}", remedy="--heads N")
-        notes.append(f"The number of heads is not in the file: {width // side} heads of {side} are assumed. --heads N changes it.")
-        return width // side
-    heads = next(heads for heads in (hints.heads, said, _HEADS.get(width)) if heads is not None)
-    if not isinstance(heads, int) or isinstance(heads, bool) or heads < 1 or width % heads:
-        raise ModelFileError(f"The heads of {checkpoint.path} do not divide its width of {width}.", got=heads, remedy="--heads N")
-    return heads
+    if said is not None and (not isinstance(said, int) or isinstance(said, bool)):
+        raise ModelFileError(f"The number of heads beside {checkpoint.path} makes no sense.", got=repr(said)[:80], allowed="a whole number")
+    return said
 
 
 def _preprocessing(name: str, config: ViTConfig, hints: Hints, notes: list[str]) -> Preprocessing:

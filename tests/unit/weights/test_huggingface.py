@@ -137,6 +137,10 @@ def slow_tokens(checkpoint: RawCheckpoint, image: torch.Tensor) -> torch.Tensor:
         weights = (heads[0] @ heads[1].mT / (D / HEADS) ** 0.5).softmax(dim=-1)
         x = x + scales[0] * linear((weights @ heads[2]).transpose(1, 2).flatten(2), f"{block}attention.output.dense")
         normed = norm(x, f"{block}norm2", f"{block}layernorm_after")
+        if f"{block}mlp.weights_in.weight" in tensors:
+            gate, up = linear(normed, f"{block}mlp.weights_in").chunk(2, dim=-1)
+            x = x + scales[1] * linear(F.silu(gate) * up, f"{block}mlp.weights_out")
+            continue
         first, second = ("mlp.fc1", "mlp.fc2") if f"{block}mlp.fc1.weight" in tensors else ("intermediate.dense", "output.dense")
         x = x + scales[1] * linear(F.gelu(linear(normed, block + first)), block + second)
     return norm(x, "layernorm")
@@ -291,7 +295,6 @@ def test_a_configuration_that_does_not_fit_is_refused(config, words):
         ({"vit.layers.0.attention.o_proj.bias": torch.zeros(D)}, "twice"),
         ({"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(D, 3, 4, 2)}, "not square"),
         ({"vit.embeddings.patch_embeddings.projection.weight": torch.zeros(D, 4, 4, 4)}, "4 channels"),
-        ({"vit.encoder.layer.0.mlp.weights_in.weight": torch.zeros(8, D)}, "SwiGLU"),
         ({"vit.encoder.layer.99999999999999999999.output.dense.bias": torch.zeros(D)}, "cannot explain"),
     ],
 )
@@ -485,6 +488,7 @@ SHAPES = {
     "deit": {"distillation_token": True},
     "dinov2": {"layer_scale": 0.1},
     "dinov2_with_registers": {"layer_scale": 0.1, "registers": 2},
+    "swiglu": {"layer_scale": 0.1, "mlp": "swiglu", "mlp_hidden": 64},
 }
 
 
@@ -549,7 +553,9 @@ def test_what_is_written_answers_alike_by_the_definition(case, tmp_path):
         ({"pool": "mean", "final_norm": "pooled"}, "final_norm 'pooled'"),
         ({"distillation_token": True, "registers": 1}, "distillation token together"),
         ({"layer_scale": 0.1, "image_size": (12, 16)}, "not square"),
-        ({"layer_scale": 0.1, "mlp_hidden": 60}, "whole multiple"),
+        ({"layer_scale": 0.1, "mlp_hidden": 60}, "no whole mlp_ratio"),
+        ({"mlp": "swiglu", "mlp_hidden": 62}, "no whole mlp_ratio"),
+        ({"head_hidden": 7}, "hidden layer in the head"),
         ({"pool": "mean", "num_classes": 0}, "without a head"),
     ],
 )

@@ -61,16 +61,22 @@ DINOV2_BLOCK = _ATTENTION | {
 }
 """The same for DINOv2; the parameter of a layer scale is `lambda1` there and `gamma` here."""
 
+SWIGLU_BLOCK = {theirs: ours for theirs, ours in DINOV2_BLOCK.items() if not ours.startswith("mlp.")} | {
+    "mlp.weights_in": "mlp.fc1",
+    "mlp.weights_out": "mlp.fc2",
+}
+"""The same for DINOv2-g; gate and what it lets through are stacked in this order, as in kawara."""
+
 _NEW_BLOCK = {
     "attention.q_proj": "attn.query",
     "attention.k_proj": "attn.key",
     "attention.v_proj": "attn.value",
     "attention.o_proj": "attn.proj",
-    "mlp.weights_in": "mlp.gate_up",
-    "mlp.weights_out": "mlp.down",
+    "mlp.weights_in": "mlp.fc1",
+    "mlp.weights_out": "mlp.fc2",
     "mlp.gate_proj": "mlp.gate",
     "mlp.up_proj": "mlp.up",
-    "mlp.down_proj": "mlp.down",
+    "mlp.down_proj": "mlp.fc2",
 }
 _BLOCK = VIT_BLOCK | DINOV2_BLOCK | _NEW_BLOCK
 _HEADS = {"classifier": "head", "cls_classifier": "head", "distillation_classifier": "head_dist"}

@@ -28,9 +28,10 @@ import torch
 
 from kawara import models
 from kawara.errors import ConfigError, ModelFileError
-from kawara.layers.feedforward import Activation
+from kawara.layers.feedforward import Activation, Mlp
 from kawara.layers.position import PositionResize
 from kawara.models.vit import Pool, ViTConfig
+from kawara.weights.architecture import variant_name
 from kawara.weights.foreign import Foreign, Hints, RawCheckpoint
 from kawara.weights.huggingface.names import kawara_name
 from kawara.weights.huggingface.processor import read_preprocessing
@@ -76,7 +77,6 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
     family = FAMILIES[said.family]
     ledger = Ledger(checkpoint, kawara_name)
     notes: list[str] = []
-    _refuse_swiglu(ledger)
 
     width, channels, patch_size = _sizes(ledger)
     said.agrees("hidden_size", width)
@@ -84,9 +84,15 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
     said.agrees("patch_size", patch_size)
     depth = 1 + max((int(match[1]) for name in ledger if (match := re.match(r"blocks\.([0-9]+)\.", name))), default=-1)
     said.agrees("num_hidden_layers", depth)
-    mlp_hidden = ledger.shape("blocks.0.mlp.fc1.weight", 2)[0]
+    _stack_gates(ledger, depth, width)
+    mlp_hidden = ledger.shape("blocks.0.mlp.fc2.weight", 2)[1]
+    fc1 = ledger.state.get("blocks.0.mlp.fc1.weight")
+    rows = ledger.shape("blocks.0.mlp.fc1.weight", 2)[0] if fc1 is None else len(fc1)
+    mlp: Mlp = "swiglu" if rows == 2 * mlp_hidden else "dense"
     said.agrees("intermediate_size", mlp_hidden)
-    if said.has("mlp_ratio") and not mlp_hidden <= width * said.number("mlp_ratio", 4) < mlp_hidden + 1:
+    if said.flag("use_swiglu_ffn", mlp == "swiglu") != (mlp == "swiglu"):
+        raise said.contradiction("use_swiglu_ffn", f"a {mlp} MLP")
+    if said.has("mlp_ratio") and hidden_width(width, said.number("mlp_ratio", 4), mlp) != mlp_hidden:
         raise said.contradiction("mlp_ratio", f"an MLP of {mlp_hidden} on a width of {width}")
 
     distilled = "dist_token" in ledger
@@ -111,7 +117,8 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
             depth=depth,
             heads=heads,
             mlp_hidden=mlp_hidden,
-            activation=said.activation(),
+            mlp=mlp,
+            activation=said.activation() if mlp == "dense" else "gelu",
             norm_eps=said.number("layer_norm_eps", family.norm_eps),
             distillation_token=distilled,
             registers=registers,
@@ -149,12 +156,22 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
     )
 
 
-def _refuse_swiglu(ledger: Ledger) -> None:
-    """Raise for the feed-forward of DINOv2-g: [gate | up] in `mlp.gate_up`, or `mlp.gate` and `mlp.up`; then `mlp.down`."""
-    if any(f"blocks.0.mlp.{part}.weight" in ledger for part in ("gate_up", "gate")):
-        raise ModelFileError(
-            f"{ledger.path} has a SwiGLU feed-forward, which kawara's ViT does not have yet.", remedy="a DINOv2 of size S, B or L"
-        )
+def hidden_width(width: int, mlp_ratio: float, mlp: Mlp) -> int:
+    """Return the hidden width of DINOv2; SwiGLU has two thirds of it, rounded up to a multiple of 8."""
+    hidden = int(width * mlp_ratio)
+    return (int(hidden * 2 / 3) + 7) // 8 * 8 if mlp == "swiglu" else hidden
+
+
+def _stack_gates(ledger: Ledger, depth: int, width: int) -> None:
+    """Stack `mlp.gate` and `mlp.up`, which transformers 5 keeps apart."""
+    for block in range(depth):
+        for parameter in ("weight", "bias"):
+            names = [f"blocks.{block}.mlp.{part}.{parameter}" for part in ("gate", "up")]
+            if names[0] in ledger:
+                rows = ledger.tensor(names[0]).shape[:1]
+                _check_shapes(ledger, names, (*rows, width) if parameter == "weight" else tuple(rows))
+                how = "gate and what it lets through stacked"
+                ledger.use(f"blocks.{block}.mlp.fc1.{parameter}", *names, how=how, join=lambda parts: torch.cat(list(parts)))
 
 
 def _sizes(ledger: Ledger) -> tuple[int, int, int]:
@@ -332,12 +349,8 @@ class _Configuration:
     def name(self, config: ViTConfig) -> str:
         """Return the last part of the name that the model had on the hub, else one made of its family and the size that kawara knows."""
         name = re.sub(r"[^\w.-]", "", str(self.values.get("_name_or_path") or "").rstrip("/").rpartition("/")[2]).strip(".")
-        sizes = ("patch_size", "width", "depth", "heads", "mlp_hidden", "stem")
-        for known in models.MODELS if not name else ():
-            row = models.MODELS[known]
-            if all(getattr(row.config, size, None) == getattr(config, size) for size in sizes):
-                return f"{self.family}_{known.removeprefix('vit_')}"
-        return name or self.family
+        size = variant_name(config)
+        return name or (self.family if size == "vit" else f"{self.family}_{size.removeprefix('vit_')}")
 
     def class_names(self, num_classes: int) -> tuple[str, ...]:
         """Return one name for each class: those of id2label, else the numbers."""

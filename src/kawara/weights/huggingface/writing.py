@@ -3,7 +3,7 @@
     model                                     becomes
     no registers, no layer scale              ViTForImageClassification, ViTModel
     distillation token                        DeiTForImageClassificationWithTeacher, DeiTModel
-    layer scale                               Dinov2ForImageClassification, Dinov2Model
+    layer scale, SwiGLU, mean pooling         Dinov2ForImageClassification, Dinov2Model
     registers                                 Dinov2WithRegistersForImageClassification, Dinov2WithRegistersModel
 
 What transformers has no word for, but can compute, is spelled out: fixed and missing positions become a table, positions of prefix
@@ -27,9 +27,9 @@ from kawara.errors import ConfigError, RunFolderError
 from kawara.files import new_folder
 from kawara.models.interface import ImageModel
 from kawara.models.vit import ViTConfig
-from kawara.weights.huggingface.names import DINOV2_BLOCK, OUTSIDE, PREFIXES, VIT_BLOCK
+from kawara.weights.huggingface.names import DINOV2_BLOCK, OUTSIDE, PREFIXES, SWIGLU_BLOCK, VIT_BLOCK
 from kawara.weights.huggingface.processor import write_preprocessing
-from kawara.weights.huggingface.reading import ACTIVATIONS, FAMILIES
+from kawara.weights.huggingface.reading import ACTIVATIONS, FAMILIES, hidden_width
 from kawara.weights.model_file import ModelCard
 
 _CLASSES = {
@@ -86,7 +86,7 @@ def _family(config: Any) -> str:
     """Return the model type that can hold this architecture. Raises ConfigError."""
     if not isinstance(config, ViTConfig):
         raise _inexpressible(f"a {type(config).__name__.removesuffix('Config')}", "--to kawara")
-    dinov2 = config.registers > 0 or config.layer_scale is not None or config.pool == "mean"
+    dinov2 = config.registers > 0 or config.layer_scale is not None or config.pool == "mean" or config.mlp == "swiglu"
     for cannot, why in (
         (config.stem != "patch", f"a stem of convolutions (stem {config.stem!r})"),
         (config.pool not in ("class", "mean"), f"pool {config.pool!r}"),
@@ -95,16 +95,26 @@ def _family(config: Any) -> str:
             config.pool == "mean" and config.final_norm != "tokens",
             "the mean of the patches before the final norm (pool 'mean', final_norm 'pooled')",
         ),
-        (config.distillation_token and dinov2, "a distillation token together with registers, layer scale or mean pooling"),
+        (config.distillation_token and dinov2, "a distillation token together with registers, layer scale, SwiGLU or mean pooling"),
         (config.pool == "mean" and config.num_classes == 0, "mean pooling without a head"),
-        (dinov2 and config.grid[0] != config.grid[1], "DINOv2 (layer scale, registers or mean pooling) with images that are not square"),
-        (dinov2 and config.mlp_hidden % config.width != 0, "DINOv2 with an MLP that is not a whole multiple of the width"),
+        (
+            dinov2 and config.grid[0] != config.grid[1],
+            "DINOv2 (layer scale, registers, SwiGLU or mean pooling) with images that are not square",
+        ),
+        (config.head_hidden is not None, "a hidden layer in the head"),
+        (dinov2 and _mlp_ratio(config) is None, "DINOv2 with an MLP of a width that follows from no whole mlp_ratio"),
     ):
         if cannot:
             raise _inexpressible(why, "--to kawara" if config.stem != "patch" else "--to timm, or --to kawara")
     if config.distillation_token:
         return "deit"
     return "dinov2_with_registers" if config.registers else "dinov2" if dinov2 else "vit"
+
+
+def _mlp_ratio(config: ViTConfig) -> int | None:
+    """Return the whole number from which transformers makes the hidden width, None where there is none."""
+    ratios = range(1, 2 + 2 * config.mlp_hidden // config.width)
+    return next((ratio for ratio in ratios if hidden_width(config.width, ratio, config.mlp) == config.mlp_hidden), None)
 
 
 def _inexpressible(what: str, remedy: str) -> ConfigError:
@@ -132,7 +142,7 @@ def _config(family: str, config: ViTConfig, class_names: tuple[str, ...]) -> dic
     }
     if dinov2:
         layer_scale = 1.0 if config.layer_scale is None else config.layer_scale
-        values |= {"mlp_ratio": config.mlp_hidden // config.width, "layerscale_value": layer_scale, "use_swiglu_ffn": False}
+        values |= {"mlp_ratio": _mlp_ratio(config), "layerscale_value": layer_scale, "use_swiglu_ffn": config.mlp == "swiglu"}
         # Without registers, a mask token would be made up on loading; with them, transformers always has one.
         values |= {"num_register_tokens": config.registers} if config.registers else {"use_mask_token": False}
     else:
@@ -154,7 +164,7 @@ def _tensors(family: str, config: ViTConfig, state: dict[str, Tensor]) -> dict[s
     if family == "dinov2_with_registers":
         tensors[prefix + "embeddings.mask_token"] = torch.zeros(1, config.width)
     for block in range(config.depth):
-        for theirs, ours in (DINOV2_BLOCK if dinov2 else VIT_BLOCK).items():
+        for theirs, ours in (SWIGLU_BLOCK if config.mlp == "swiglu" else DINOV2_BLOCK if dinov2 else VIT_BLOCK).items():
             there = f"{prefix}encoder.layer.{block}.{theirs}"
             if ours in ("ls1", "ls2"):
                 tensors[f"{there}.lambda1"] = state.get(f"blocks.{block}.{ours}.gamma", torch.ones(config.width))
