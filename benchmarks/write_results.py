@@ -86,6 +86,49 @@ def input_pipeline(path: Path) -> str:
     return text
 
 
+def pretrained(path: Path) -> str:
+    """Return the section on what a pretrained model gives."""
+    record = json.loads(path.read_text())
+    first, *runs = record["cases"]
+    low, high = first["top1_ci95"]
+    text = "## DeiT-Ti, pretrained on ImageNet-1k\n\n"
+    text += "| what | images | median top-1 of the seeds | each seed | 95 % interval (first seed) | time, s |\n|---|---|---|---|---|---|\n"
+    text += (
+        f"| {first['case']} | {first['num_images']} | **{100 * first['top1']:.2f} %** | – | {100 * low:.1f} – {100 * high:.1f} | "
+        f"{first['wall_seconds']:.0f} |\n"
+    )
+    for case in dict.fromkeys(run["case"] for run in runs):
+        of_case = [run for run in runs if run["case"] == case]
+        each = ", ".join(f"{100 * run['top1']:.2f}" for run in of_case)
+        low, high = of_case[0]["top1_ci95"]
+        wall = " – ".join(dict.fromkeys(f"{pick(run['wall_seconds'] for run in of_case):.0f}" for pick in (min, max)))
+        median = statistics.median(run["top1"] for run in of_case)
+        text += (
+            f"| {case} | {of_case[0]['num_images']} | **{100 * median:.2f} %** | {each} | {100 * low:.1f} – {100 * high:.1f} | {wall} |\n"
+        )
+    text += (
+        "\nTimes are of the whole command. imagenet_samples: 800 photos of as many classes, which may be among those that the model was trained "
+        f"on. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
+        "```sh\npython benchmarks/pretrained.py ../shared\n```\n"
+    )
+    return text
+
+
+def frozen_head(path: Path) -> str:
+    """Return the section on features that are computed once."""
+    record = json.loads(path.read_text())
+    case = record["cases"][0]
+    low, high = case["ratio_range"]
+    return (
+        "## An epoch of a new head: features kept, against features computed anew\n\n"
+        "| model, data | kept, ms | anew, ms | ratio (range) | computing them once, ms |\n|---|---|---|---|---|\n"
+        f"| {case['case']} | {case['kept_ms']:.1f} | {case['anew_ms']:,.0f} | **{case['ratio']:,.0f}×** ({low:,.0f} – {high:,.0f}) | {case['once_ms']:,.0f} |\n"
+        f"\nThe same steps in one process, {case['rounds']} alternating rounds, {case['threads']} threads. {hardware(record['environment'])}; "
+        f"commit {record['commit']}.\n\n"
+        "```sh\npython benchmarks/frozen_head.py ../shared/data/hymenoptera --pretrained ../shared/weights/deit_tiny_patch16_224_in1k.safetensors\n```\n"
+    )
+
+
 def hardware(environment: dict[str, Any]) -> str:
     """Return the machine in words."""
     packages = environment["packages"]
@@ -128,7 +171,13 @@ def fill_in(path: Path, text: str) -> None:
 
 
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
-SECTIONS = {"timed_training-*.json": timed_training, "training_step.json": training_step, "input_pipeline.json": input_pipeline}
+SECTIONS = {
+    "timed_training-*.json": timed_training,
+    "pretrained.json": pretrained,
+    "frozen_head.json": frozen_head,
+    "training_step.json": training_step,
+    "input_pipeline.json": input_pipeline,
+}
 
 
 def main() -> None:

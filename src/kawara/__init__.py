@@ -6,9 +6,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from kawara.models import create_model
     from kawara.predict import Guess, Prediction, Predictor, load
     from kawara.verbs import evaluate, train
+    from kawara.weights import create_model
 
 __version__ = "0.1.0"
 
@@ -18,7 +18,7 @@ _HOMES = {
     "Guess": "predict",
     "Prediction": "predict",
     "Predictor": "predict",
-    "create_model": "models",
+    "create_model": "weights",
     "evaluate": "verbs",
     "load": "predict",
     "train": "verbs",

@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `models`, `recipes`, `demo`, `doctor`."""
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `convert`, `models`, `recipes`, `demo`, `doctor`."""
 
 from __future__ import annotations
 
@@ -50,7 +50,12 @@ def build_parser() -> _Parser:
 
     def verb(name: str, summary: str, epilog: str = "") -> argparse.ArgumentParser:
         added = verbs.add_parser(
-            name, help=summary, description=summary, epilog=epilog, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+            name,
+            help=summary.replace("%", "%%"),  # argparse formats this text, but not the description
+            description=summary,
+            epilog=epilog,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
         )
         added.add_argument("--json", action="store_true", help="print one JSON object on stdout; everything else goes to stderr")
         return added
@@ -58,6 +63,20 @@ def build_parser() -> _Parser:
     train = verb("train", "train a Vision Transformer on a folder of images (or zip, idx, npz, CSV, hf:name)", TRAIN_EPILOG)
     train.add_argument("data", metavar="DATA", help="folder, zip, idx folder, npz, CSV/JSONL manifest, `digits`, or hf:name")
     train.add_argument("--model", metavar="NAME", help="see `kawara models`; chosen from image size and count if not given")
+    train.add_argument(
+        "--pretrained",
+        metavar="CHECKPOINT",
+        help="begin with this model: a file or folder of kawara, timm, Hugging Face, torchvision or Google, or hub:owner/name",
+    )
+    train.add_argument("--freeze", metavar="PART", help="none, backbone (train only the head: seconds), or N: the first N blocks")
+    train.add_argument(
+        "--teacher", metavar="CHECKPOINT", help="a finished model of the same classes, ViT or CNN, to learn from besides the labels"
+    )
+    train.add_argument(
+        "--distill",
+        choices=["soft", "hard", "token"],
+        help="how: its decision (hard, the default), its probabilities (soft), or through a distillation token (token, ViT only)",
+    )
     train.add_argument("--recipe", metavar="NAME", help="see `kawara recipes`")
     length = train.add_mutually_exclusive_group()
     length.add_argument("--epochs", type=float, metavar="N", help="how often to go through the training images")
@@ -72,10 +91,21 @@ def build_parser() -> _Parser:
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
 
-    evaluate = verb("evaluate", "measure a model on labelled images, with 95 %% intervals")
+    evaluate = verb("evaluate", "measure a model on labelled images, with 95 % intervals", EVALUATE_EPILOG)
     evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors")
     evaluate.add_argument("data", metavar="DATA", help="as for train; its test part is used, else val, else all of it")
     evaluate.add_argument("--split", choices=["train", "val", "test", "all"], help="which part of DATA")
+    evaluate.add_argument(
+        "--protocol",
+        default="classify",
+        choices=["classify", "fewshot", "knn"],
+        help="classify: the answers of the head (default); fewshot, knn: the backbone alone, on the classes of DATA",
+    )
+    evaluate.add_argument("--shots", type=_numbers, metavar="N,N,…", help="for fewshot: images of each class (default 1,5,10,25)")
+    evaluate.add_argument(
+        "--neighbours", type=int, metavar="K", help="for knn: how many vote (default 20; 10, 100 and 200 are shown beside it)"
+    )
+    evaluate.add_argument("--seed", type=int, metavar="N", help="for fewshot: of the draws of the images (default 0)")
     evaluate.add_argument("--device", metavar="NAME")
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
 
@@ -86,6 +116,17 @@ def build_parser() -> _Parser:
     predict.add_argument("--csv", action="store_true", help="print CSV on stdout")
     predict.add_argument("--device", metavar="NAME")
     predict.add_argument("--batch-size", type=int, default=64, metavar="N")
+
+    convert = verb("convert", "read a checkpoint of timm, transformers, torchvision or google-research, or write one", CONVERT_EPILOG)
+    convert.add_argument("source", metavar="SRC", help="file or folder of weights, a kawara model, or hub:owner/name[@revision][/file]")
+    convert.add_argument("destination", metavar="DST", help="a new .safetensors file, or a new folder")
+    convert.add_argument(
+        "--to", choices=["kawara", "timm", "huggingface"], help="what to write (default: kawara for .safetensors, huggingface for a folder)"
+    )
+    convert.add_argument("--heads", type=int, metavar="N", help="number of attention heads, for files that do not say it")
+    convert.add_argument(
+        "--normalise", choices=["imagenet", "half"], help="colours that the model was trained with: mean and std of ImageNet, or 0.5"
+    )
 
     models = verb("models", "list the models, or show one")
     models.add_argument("name", nargs="?", metavar="NAME")
@@ -103,6 +144,8 @@ TRAIN_EPILOG = """\
 examples:
   kawara train photos/                                   model and recipe chosen from your images; says why
   kawara train photos/ --minutes 15                      annealed and evaluated on time
+  kawara train photos/ --pretrained deit_tiny.safetensors            fine-tune: the usual way to the best model on your own photos
+  kawara train photos/ --pretrained hub:facebook/dinov2-small --freeze backbone    only a new head, in seconds
   kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
   kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
   kawara train photos/ --out runs/photos-1 --resume      after an interruption
@@ -111,12 +154,44 @@ A folder may hold train/, val/ and test/, or just one sub-folder a class: then k
 so that the parts never move.
 """
 
+EVALUATE_EPILOG = """\
+examples:
+  kawara evaluate model.safetensors photos/                       right answers, calibration, confusion, each class
+  kawara evaluate backbone.safetensors photos/ --protocol knn     do photos of a class lie together?
+  kawara evaluate backbone.safetensors photos/ --protocol fewshot --shots 1,5,10
+
+fewshot and knn look at the features before the head, so MODEL needs no head and DATA may have any classes. Nothing is trained:
+  knn       the nearest images of the train part vote, each with the weight exp(cosine similarity / 0.07)
+  fewshot   a linear classifier, by ridge regression in closed form, on a few train images of each class; 3 draws
+The test part is measured, else val; images without parts are split by content, as for training.
+"""
+
 PREDICT_EPILOG = """\
 examples:
   kawara predict model.safetensors photo.jpg
   kawara predict model.safetensors photos/ --csv > answers.csv
   find . -name '*.jpg' | kawara predict model.safetensors - --json
 """
+
+CONVERT_EPILOG = """\
+examples:
+  kawara convert hub:google/vit-base-patch16-224 vit.safetensors     from the Hugging Face hub, ready for kawara
+  kawara convert vit_b_16.pth vit.safetensors                        torchvision, timm, DeiT, DINO, MAE, DINOv2 files
+  kawara convert ViT-B_16.npz vit.safetensors                        google-research files
+  kawara convert odd.pth odd.safetensors --heads 5                   where a file does not say how many heads it has
+  kawara convert runs/photos-1/model.safetensors for-transformers/   leave: a folder that transformers loads
+  kawara convert runs/photos-1/model.safetensors for-timm.safetensors --to timm
+
+A table says what became of every tensor. Nothing is executed from files, and nothing is written unless all of it can be.
+"""
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    """Return the whole numbers of "1,5,10"."""
+    try:
+        return tuple(int(part) for part in text.split(","))
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"whole numbers with commas between them are expected, such as 1,5,10; got {text!r}") from None
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -13,9 +13,9 @@ from PIL import Image, ImageOps
 from torch import nn
 
 from kawara.data.decode import decode, to_color
-from kawara.errors import DataError, DecodeError
+from kawara.errors import ConfigError, DataError, DecodeError
 from kawara.runtime import autocast_dtype, choose_device
-from kawara.weights.model_file import ModelCard, load_model
+from kawara.weights import ModelCard, open_model
 
 ImageLike = str | Path | bytes | Image.Image | np.ndarray
 
@@ -58,6 +58,16 @@ class Predictor:
         """The names of the classes, in the order of the logits."""
         return self.card.class_names
 
+    def require_classes(self) -> None:
+        """Raise ConfigError unless the model names classes: a backbone without a head does not."""
+        if not self.card.class_names:
+            num_classes = self.card.config.num_classes
+            raise ConfigError(
+                f"The model {self.card.name} names no classes.",
+                got=f"a head of {num_classes} classes without names" if num_classes else "a backbone without a head",
+                remedy="kawara evaluate MODEL DATA --protocol knn, which measures a backbone on the classes of the data",
+            )
+
     def predict(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5, batch_size: int = 64) -> list[Prediction]:
         """Return one prediction for every image, in order.
 
@@ -67,7 +77,9 @@ class Predictor:
 
         Raises:
             DecodeError: an image cannot be read; the message names it.
+            ConfigError: the model names no classes.
         """
+        self.require_classes()
         single = isinstance(images, str | Path | bytes | Image.Image) or (isinstance(images, np.ndarray) and images.ndim <= 3)
         several: Sequence[Any] = [images] if single else images  # type: ignore[assignment]
         predictions: list[Prediction] = []
@@ -111,10 +123,13 @@ class Predictor:
         return answers
 
 
-def load(path: str | Path, *, device: str | None = None) -> Predictor:
-    """Load a model file that kawara wrote. Raises ModelFileError if it cannot be read."""
+def load(source: str | Path, *, device: str | None = None) -> Predictor:
+    """Load a model file of kawara, a public checkpoint (file or folder), or "hub:owner/name".
+
+    Raises ModelFileError if it cannot be read.
+    """
     chosen = choose_device(device)
-    model, card = load_model(path)
+    model, card, _ = open_model(source, device=chosen)
     return Predictor(model, card, chosen)
 
 

@@ -11,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Table
@@ -19,6 +19,9 @@ from rich.table import Table
 from kawara.config import parse_assignments, to_dict, to_yaml
 from kawara.errors import DecodeError, UserError
 from kawara.training.progress import Reporter, format_seconds
+
+if TYPE_CHECKING:
+    from kawara.verbs import BackboneEvaluation
 
 
 def run(options: argparse.Namespace, *, started_at: float) -> int:
@@ -34,6 +37,10 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
     request = verbs.TrainRequest(
         data=options.data,
         model=options.model,
+        pretrained=options.pretrained,
+        freeze=options.freeze,
+        teacher=options.teacher,
+        distill=options.distill,
         recipe=options.recipe,
         length=next((f"{value:.15g} {unit}" for unit, value in amount.items() if value is not None), None),
         image_size=options.image_size,
@@ -68,18 +75,31 @@ def _evaluate(options: argparse.Namespace, started_at: float) -> int:
     from kawara import verbs
 
     with Reporter() as reporter:
-        evaluation = verbs.evaluate(
-            options.model, options.data, split=options.split, device=options.device, batch_size=options.batch_size, reporter=reporter
+        evaluation: verbs.Evaluation | verbs.BackboneEvaluation = verbs.evaluate(
+            options.model,
+            options.data,
+            protocol=options.protocol,
+            split=options.split,
+            shots=options.shots,
+            neighbours=options.neighbours,
+            seed=options.seed,
+            device=options.device,
+            batch_size=options.batch_size,
+            reporter=reporter,
         )
     if options.json:
         _print_json(evaluation.to_dict())
         return 0
-    _print_metrics(evaluation.metrics, f"{evaluation.split} images")
+    if isinstance(evaluation, verbs.BackboneEvaluation):
+        _print_backbone(evaluation)
+    else:
+        _print_metrics(evaluation.metrics, f"{evaluation.split} images")
     if evaluation.skipped:
         print(f"\n{len(evaluation.skipped)} files could not be read and are not counted:")
         for file in evaluation.skipped:
             print(f"  {file.path}: {file.reason}")
-    _print_classes(evaluation.per_class)
+    if isinstance(evaluation, verbs.Evaluation):
+        _print_classes(evaluation.per_class)
     return 0
 
 
@@ -130,6 +150,30 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
     if failed:
         print(f"kawara: {failed} of {len(files)} files could not be read.", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _convert(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.weights.foreign import Hints
+
+    hints = Hints(heads=options.heads, normalisation=options.normalise)
+    conversion = verbs.convert(options.source, options.destination, options.to, hints)
+    if options.json:
+        _print_json(conversion.to_dict())
+        return 0
+    table = Table("in the source", "in kawara", "tensors", "", "how", box=None, pad_edge=False)
+    for group in conversion.groups():
+        table.add_row(*(_plain(text or "–") for text in (group.source, group.target, str(group.count), group.what, group.how)))
+    _stdout().print(table)
+    print(f"\n{conversion.total}")
+    for note in conversion.notes:
+        print(f"note: {note}")
+    config, card = conversion.card.config, conversion.card
+    height, width = config.image_size
+    print(f"\nmodel   {card.name}: {conversion.num_parameters:,} parameters, {height}×{width} px, {len(card.class_names) or 'no'} classes")
+    for path in conversion.files:
+        print(f"wrote   {path}")
+    return 0
 
 
 def _models(options: argparse.Namespace, started_at: float) -> int:
@@ -220,6 +264,7 @@ _VERBS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "convert": _convert,
     "models": _models,
     "recipes": _recipes,
     "demo": _demo,
@@ -244,6 +289,17 @@ def _print_metrics(metrics: dict[str, Any], what: str) -> None:
         low, high = metrics[f"{name}_ci95"]
         table.add_row(title, f"{metrics[name]:.4f}", f"{low:.4f} – {high:.4f}")
     _stdout().print(table)
+    if "agreement" in metrics:
+        _print_agreement(metrics["agreement"])
+
+
+def _print_agreement(agreement: dict[str, Any]) -> None:
+    """Print how often teacher, heads and labels decide alike."""
+    print("\nThey decide alike on this share of the images:")
+    table = Table("", *agreement["who"], box=None, pad_edge=False)
+    for name, row in zip(agreement["who"], agreement["same"]):
+        table.add_row(name, *(f"{value:.1%}" for value in row))
+    _stdout().print(table)
 
 
 def _print_classes(rows: list[dict[str, Any]]) -> None:
@@ -252,6 +308,25 @@ def _print_classes(rows: list[dict[str, Any]]) -> None:
     for row in rows:
         recall, precision = ("–" if row[key] is None else f"{row[key]:.1%}" for key in ("recall", "precision"))
         table.add_row(_plain(row["class"]), str(row["num_images"]), recall, precision, _plain(row["mostly_confused_with"] or ""))
+    _stdout().print(table)
+
+
+def _print_backbone(evaluation: BackboneEvaluation) -> None:
+    """Print the accuracies of frozen features, a row for each number of shots or neighbours."""
+    num_classes = len(evaluation.class_names)
+    print(f"\n{evaluation.num_images:,} {evaluation.split} images, {num_classes} classes (chance {1 / num_classes:.1%}); ", end="")
+    if evaluation.protocol == "knn":
+        print(f"nearest of {evaluation.num_support:,} train images")
+        table = Table("neighbours", "top-1 accuracy", "95 % interval", box=None, pad_edge=False)
+        for row in evaluation.results:
+            low, high = row["top1_ci95"]
+            table.add_row(str(row["neighbours"]), f"{row['top1']:.2%}", f"{low:.2%} – {high:.2%}")
+    else:
+        print(f"linear classifiers on a few of {evaluation.num_support:,} train images")
+        table = Table("images a class", "top-1 accuracy", "± (draws)", "each draw", box=None, pad_edge=False)
+        for row in evaluation.results:
+            values = ", ".join(f"{value:.2%}" for value in row["values"])
+            table.add_row(str(row["shots"]), f"{row['mean']:.2%}", f"{row['std']:.2%}", values)
     _stdout().print(table)
 
 

@@ -161,7 +161,7 @@ def test_models_and_recipes_are_listed_and_shown(capsys):
     assert {"vit_tiny_16", "vit_small_16", "vit_base_16", "vit_large_16", "vit_huge_14"} <= set(names)
     shown = said(capsys, "models", "vit_tiny_16")
     assert shown["parameters"] == 5_717_416
-    assert {row["name"] for row in said(capsys, "recipes")["recipes"]} == {"deit", "plain", "small"}
+    assert {row["name"] for row in said(capsys, "recipes")["recipes"]} == {"deit", "finetune", "head", "plain", "small"}
     assert said(capsys, "recipes", "deit")["config"]["optimizer"]["weight_decay"] == 0.05
     assert "torch" in said(capsys, "doctor")["packages"]
 
@@ -208,9 +208,11 @@ def test_a_mistake_is_explained_and_exits_with_2(photos, run, tmp_path, capsys, 
 
 
 def test_help_teaches(capsys):
-    for verb in ([], ["train"], ["evaluate"], ["predict"], ["models"], ["recipes"], ["demo"], ["doctor"]):
+    for verb in ([], ["train"], ["evaluate"], ["predict"], ["convert"], ["models"], ["recipes"], ["demo"], ["doctor"]):
         assert main([*verb, "--help"]) == 0
-        assert "kawara" in capsys.readouterr().out
+        shown = capsys.readouterr().out
+        assert "kawara" in shown
+        assert "%%" not in shown
     assert main([]) == 0
     assert main(["--version"]) == 0
 

@@ -261,7 +261,7 @@ def _classes_of_model(listing: Listing, images: _Images, class_names: Sequence[s
         f"{listing.spec} has classes that the model does not know.",
         got=enumerate_names([shown[key] for key in listing.class_keys if key in present and shown[key] not in class_names]),
         allowed=f"the model's classes: {enumerate_names(list(class_names))}",
-        remedy="name the class folders as the model's classes",
+        remedy="name the class folders as the model's classes; kawara evaluate --protocol knn needs no classes of the model",
     )
 
 

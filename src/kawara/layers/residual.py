@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from kawara.layers.attention import SelfAttention
-from kawara.layers.feedforward import Activation, FeedForward
+from kawara.layers.feedforward import Activation, FeedForward, GatedFeedForward, Mlp
 
 
 def stochastic_depth_rates(maximum: float, num_blocks: int) -> list[float]:
@@ -76,6 +76,7 @@ class Block(nn.Module):
         heads: int,
         mlp_hidden: int,
         *,
+        mlp: Mlp = "dense",
         activation: Activation = "gelu",
         bias: bool = True,
         dropout: float = 0.0,
@@ -90,7 +91,10 @@ class Block(nn.Module):
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.skip1 = SkipConnection(stochastic_depth)
         self.norm2 = nn.LayerNorm(width, eps=norm_eps)
-        self.mlp = FeedForward(width, mlp_hidden, activation_name=activation, bias=bias, dropout=dropout)
+        if mlp == "swiglu":
+            self.mlp = GatedFeedForward(width, mlp_hidden, bias=bias, dropout=dropout)
+        else:
+            self.mlp = FeedForward(width, mlp_hidden, activation_name=activation, bias=bias, dropout=dropout)
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.skip2 = SkipConnection(stochastic_depth)
 

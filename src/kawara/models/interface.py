@@ -73,7 +73,7 @@ class ImageModel(nn.Module):
     num_layers: int
     """The largest value of `layer_index`: that of the head."""
     head_names: ClassVar[tuple[str, ...]] = ("head",)
-    """Where the linear layers lie that give the logits; a place may be empty (None)."""
+    """Where the linear layers lie that give the logits, trained alone when the backbone is frozen; a place may be empty (None)."""
 
     @abstractmethod
     def features(self, image: Tensor) -> Features:
@@ -107,6 +107,35 @@ class ImageModel(nn.Module):
             parent, _, child = name.rpartition(".")
             if getattr(self.get_submodule(parent), child) is not None:
                 setattr(self.get_submodule(parent), child, new_head(self.num_features, num_classes).to(like.device, like.dtype))
+
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Make (H, W) px the model's own image size. A family with positions resizes them, by the way of their source."""
+        self.config = dataclasses.replace(self.config, image_size=image_size)
+
+    def freeze(self, num_layers: int | None = None) -> None:
+        """Hold the input side of the model still: everything of a layer index below `num_layers`, or with None all but the heads.
+
+        What is frozen gets no gradient and stays in evaluation mode, so that its dropout rests and its batch statistics do not move.
+        Raises ConfigError where nothing would be left to train below the head, or nothing would be frozen.
+        """
+        if num_layers is not None and not 1 <= num_layers <= self.num_layers:
+            raise ConfigError(
+                "That many blocks cannot be frozen.",
+                got=num_layers - 1,
+                allowed=f"1 to {self.num_layers - 1} blocks (their stem with them), or backbone: everything but the head",
+            )
+        heads = self.head_parameters()
+        for name, parameter in self.named_parameters():
+            if name not in heads if num_layers is None else self.layer_index(name) < num_layers:
+                parameter.requires_grad_(False)
+        self.train(self.training)
+
+    def train(self, mode: bool = True) -> ImageModel:
+        """Set training mode, except in modules that are frozen."""
+        super().train(mode)
+        if mode:
+            _rest_where_frozen(self)
+        return self
 
     def forward(self, image: Tensor) -> Tensor:
         """Return logits (B, K): the mean of the heads where there are two, in training as in evaluation."""
@@ -151,3 +180,12 @@ def names_without_decay(model: nn.Module, also: Iterable[str] = ()) -> set[str]:
     """Return the names of all vectors (biases, norms, scales) of a model, and those of `also` that it has."""
     also = set(also)
     return {name for name, parameter in model.named_parameters() if parameter.ndim <= 1 or name in also}
+
+
+def _rest_where_frozen(module: nn.Module) -> None:
+    for child in module.children():
+        parameters = list(child.parameters())
+        if parameters and not any(parameter.requires_grad for parameter in parameters):
+            child.eval()
+        else:
+            _rest_where_frozen(child)

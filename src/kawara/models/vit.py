@@ -2,13 +2,14 @@
 
 ViT: An Image is Worth 16x16 Words, arXiv 2010.11929, eqs. 1–4. DeiT: distillation token and second head, arXiv 2012.12877.
 DeiT-III: layer scale, positions for patches only, arXiv 2204.07118. Registers: arXiv 2309.16588.
-Convolutional stem: arXiv 2106.14881.
+Convolutional stem: arXiv 2106.14881. Attention pooling ("MAP"): arXiv 2106.04560. SwiGLU: arXiv 2304.07193 (DINOv2).
 
     z₀ = [class; distillation; registers; x_p E] + positions        (registers never have a position)
     z  = block_L( … block_1(z₀))                                    layers/residual.py
-    y  = head(LN(z) at the class token, or averaged over the patches)
+    y  = head(LN(z) at the class token, or averaged over the patches, or pooled by attention)
 
-Differs from the paper: the head of pre-training is one linear layer (DeiT), not an MLP with tanh.
+Hybrids (§3.1 of the paper) look through a ResNet: stem "resnet". Differs from the paper: the head of pre-training is one linear layer
+(DeiT), unless `head_hidden` asks for the paper's MLP with tanh.
 
 Parameter names are timm's (`cls_token`, `pos_embed`, `blocks.0.attn.qkv.weight`, …), which the field knows by heart; the norm
 that timm calls `fc_norm` in mean-pooled models is `norm` here too.
@@ -27,14 +28,16 @@ import torch
 from torch import Tensor, nn
 
 from kawara.errors import ConfigError, UnknownNameError
-from kawara.layers.feedforward import Activation
+from kawara.layers.bit_resnet import BottleneckUnit, ResNetEmbedding, check_resnet
+from kawara.layers.feedforward import Activation, Mlp, TanhLayer
 from kawara.layers.patch import ConvolutionalStem, PatchEmbedding, PatchProjection, StemNorm, check_stem, patch_grid, stem_channels
+from kawara.layers.pooling import AttentionPooling
 from kawara.layers.position import PositionResize, resize_positions, sincos_positions
 from kawara.layers.residual import Block, LayerScale, stochastic_depth_rates
 from kawara.models.interface import Features, ImageModel, names_without_decay, new_head
 
-Stem = Literal["patch", "conv"]
-Pool = Literal["class", "mean"]
+Stem = Literal["patch", "conv", "resnet"]
+Pool = Literal["class", "mean", "map"]
 Position = Literal["learned", "sincos", "none"]
 FinalNorm = Literal["tokens", "pooled"]
 Initialisation = Literal["deit", "zero_residual"]
@@ -46,11 +49,14 @@ _CHOICES = {
     "position_resize": PositionResize,
     "final_norm": FinalNorm,
     "initialisation": Initialisation,
+    "mlp": Mlp,
     "activation": Activation,
     "stem_norm": StemNorm,
     "stem_activation": Activation,
 }
 _TOKENS = ("cls_token", "dist_token", "reg_token", "pos_embed")
+_STEM_OPTIONS = {"stem_": "conv", "resnet_": "resnet"}
+"""What the names of options start with that act only with one kind of stem."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +76,8 @@ class ViTConfig:
     depth: int = 12
     heads: int = 3
     mlp_hidden: int = 768
+    mlp: Mlp = "dense"
+    """swiglu: gated, `mlp_hidden` wide each for gate and values (DINOv2's ViT-g)."""
     activation: Activation = "gelu"
     bias: bool = True
     """Whether the linear layers of the blocks have biases."""
@@ -79,9 +87,11 @@ class ViTConfig:
     distillation_token: bool = False
     registers: int = 0
     pool: Pool = "class"
-    """mean: over the patch tokens, prefix left out."""
+    """mean: over the patch tokens, prefix left out. map: a learned query asks the patch tokens (multi-head attention pooling)."""
     final_norm: FinalNorm = "tokens"
     """tokens: norm every token, then pool (the paper). pooled: pool, then norm (timm's mean pooling, MAE fine-tuning)."""
+    head_hidden: int | None = None
+    """Width of a hidden layer with tanh in the head (the paper's pre-training, `pre_logits` in its code); None: a linear head."""
 
     position: Position = "learned"
     class_position: bool = True
@@ -103,6 +113,10 @@ class ViTConfig:
     stem_activation: Activation = "relu"
     stem_projection: bool = False
     """Whether a 1×1 convolution follows even where the last convolution has the width already."""
+    resnet_blocks: tuple[int, ...] = (3, 4, 9)
+    """Blocks in each stage of stem 'resnet'. `patch_size` is the total stride, as in the names of hybrids: R50+ViT-B/16."""
+    resnet_width: int = 64
+    """Channels after the root of the ResNet."""
 
     initialisation: Initialisation = "deit"
     """See `initialise`."""
@@ -118,21 +132,34 @@ class ViTConfig:
         for name in ("stochastic_depth", "dropout", "attention_dropout"):
             _require(0.0 <= getattr(self, name) < 1.0, f"The model option {name} is a probability below 1.", getattr(self, name))
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "The image size is two numbers of pixels.", self.image_size)
-        _require(self.pool == "mean" or self.class_token, "pool 'class' needs a class token.", "class_token False", "pool 'mean'")
+        _require(self.pool != "class" or self.class_token, "pool 'class' needs a class token.", "class_token False", "pool 'mean'")
         if self.width % self.heads:
             raise ConfigError("The width must be a multiple of the number of heads.", got=f"width {self.width}, heads {self.heads}")
         if self.position == "sincos":
             _require(self.width % 4 == 0, "2-D sin-cos positions need a width that is a multiple of 4.", self.width)
-        if self.stem == "conv":
-            check_stem(self.patch_size, self.stem_channels)
-        else:
-            patch_grid(self.image_size, self.patch_size)
+        _require(
+            self.mlp == "dense" or self.activation == "gelu",
+            "SwiGLU has a non-linearity of its own.",
+            f"activation {self.activation!r}",
+        )
+        _require(self.pool != "map" or self.final_norm == "tokens", "pool 'map' pools normed tokens.", f"final_norm {self.final_norm!r}")
+        if self.head_hidden is not None:
+            _require(self.head_hidden >= 1, "The model option head_hidden must be at least 1.", self.head_hidden)
+            _require(self.num_classes > 0, "head_hidden is part of a head: it needs classes.", "num_classes 0")
+            _require(not self.distillation_token, "A model with a distillation token has linear heads.", f"head_hidden {self.head_hidden}")
+        for prefix, stem in _STEM_OPTIONS.items():
             unused = [
                 field.name
                 for field in dataclasses.fields(self)
-                if field.name.startswith("stem_") and getattr(self, field.name) != field.default
+                if field.name.startswith(prefix) and getattr(self, field.name) != field.default
             ]
-            _require(not unused, "These model options act only with stem 'conv'.", ", ".join(unused))
+            _require(self.stem == stem or not unused, f"These model options act only with stem {stem!r}.", ", ".join(unused))
+        if self.stem == "conv":
+            check_stem(self.patch_size, self.stem_channels)
+            return
+        if self.stem == "resnet":
+            check_resnet(self.patch_size, self.resnet_width, self.resnet_blocks)
+        patch_grid(self.image_size, self.patch_size)
 
     @property
     def grid(self) -> tuple[int, int]:
@@ -190,6 +217,7 @@ class VisionTransformer(ImageModel):
                 config.width,
                 config.heads,
                 config.mlp_hidden,
+                mlp=config.mlp,
                 activation=config.activation,
                 bias=config.bias,
                 dropout=config.dropout,
@@ -201,7 +229,9 @@ class VisionTransformer(ImageModel):
             for rate in stochastic_depth_rates(config.stochastic_depth, config.depth)
         )
         self.norm = nn.LayerNorm(config.width, eps=config.norm_eps)
-        self.head = new_head(config.width, config.num_classes)
+        self.attn_pool = _make_attention_pooling(config)
+        self.pre_logits = None if config.head_hidden is None else TanhLayer(config.width, config.head_hidden)
+        self.head = new_head(config.head_hidden or config.width, config.num_classes)
         self.head_dist = new_head(config.width, config.num_classes) if config.distillation_token else None
         initialise(self)
 
@@ -253,7 +283,11 @@ class VisionTransformer(ImageModel):
         norm_tokens = self.config.final_norm == "tokens"
         if norm_tokens:
             tokens = self.norm(tokens)
-        pooled = tokens[:, 0] if self.config.pool == "class" else tokens[:, num_prefix:].mean(dim=1)
+        if self.config.pool == "class":
+            pooled = tokens[:, 0]
+        else:
+            patches = tokens[:, num_prefix:]
+            pooled = patches.mean(dim=1) if self.attn_pool is None else self.attn_pool(patches)
         distillation = None if self.dist_token is None else tokens[:, int(self.config.class_token)]
         if not norm_tokens:
             pooled = self.norm(pooled)
@@ -261,7 +295,7 @@ class VisionTransformer(ImageModel):
         return Features(tokens, grid, num_prefix, pooled, distillation)
 
     def apply_heads(self, features: Features) -> tuple[Tensor, ...]:
-        logits = self.head(features.pooled)
+        logits = self.head(features.pooled if self.pre_logits is None else self.pre_logits(features.pooled))
         if self.head_dist is None or features.distillation is None:
             return (logits,)
         return logits, self.head_dist(features.distillation)
@@ -276,7 +310,45 @@ class VisionTransformer(ImageModel):
         return self.num_layers
 
     def no_decay(self) -> set[str]:
-        return names_without_decay(self, _TOKENS)
+        return names_without_decay(self, (*_TOKENS, "attn_pool.latent"))
+
+    @torch.no_grad()
+    def set_image_size(self, image_size: tuple[int, int]) -> None:
+        """Make (H, W) px the model's own size: the position table is resized once, and trained on in the new size."""
+        new = dataclasses.replace(self.config, image_size=image_size)
+        if self.pos_embed is not None and new.grid != self.config.grid:
+            if self.config.position == "sincos":
+                table = sincos_positions(new.grid, new.width).to(self.pos_embed)
+            else:
+                num_prefix, method = self.config.num_positioned_prefix, self.config.position_resize
+                table = resize_positions(self.pos_embed, self.config.grid, new.grid, num_prefix=num_prefix, method=method)
+            self.pos_embed = nn.Parameter(table) if isinstance(self.pos_embed, nn.Parameter) else table
+        self.config = new
+
+    @torch.no_grad()
+    def add_distillation_token(self) -> None:
+        """Give a trained model the second token and head of a distilled one; nothing happens where it has them.
+
+        The token begins as a copy of the class token, its place in the position table too, and therefore sees what that one sees; the
+        head begins at zero. Raises ConfigError for a model without a class token.
+        """
+        if self.config.distillation_token:
+            return
+        if self.cls_token is None:
+            raise ConfigError(
+                "A distillation token stands beside a class token, and this model has none.", remedy="soft or hard distillation"
+            )
+        if self.config.num_positioned_prefix and self.pos_embed is not None:
+            self.pos_embed = nn.Parameter(torch.cat([self.pos_embed[:, :1], self.pos_embed], dim=1))
+        self.config = dataclasses.replace(self.config, distillation_token=True)
+        self.dist_token = nn.Parameter(self.cls_token.clone())
+        self.head_dist = new_head(self.num_features, self.config.num_classes).to(self.norm.weight.device, self.norm.weight.dtype)
+
+    def reset_head(self, num_classes: int) -> None:
+        # Fine-tuning puts one linear layer in place of the whole head of pre-training (ViT, §3.2).
+        self.config = dataclasses.replace(self.config, head_hidden=None)
+        self.pre_logits = None
+        super().reset_head(num_classes)
 
 
 @torch.no_grad()
@@ -291,11 +363,16 @@ def initialise(model: VisionTransformer) -> None:
     | qkv, fc1 weights                    | N_t(0.02)                 | N_t(0.5/√fan_in)                               |
     | attention proj, fc2 weights         | N_t(0.02)                 | 0: each block starts as the identity           |
     | biases of the blocks                | 0                         | same                                           |
+    | attention pooling: latent           | N_t(0.02)                 | same                                           |
+    | attention pooling: weights, biases  | N_t(0.02), 0              | N_t(0.5/√fan_in), 0                            |
     | patch projection, weight and bias   | U(±1/√(P²C))              | same                                           |
     | stem: 3×3 convolutions              | N(√(2/fan_in))            | same                                           |
     | stem: 1×1 convolution, bias         | N(1/√fan_in), 0           | same                                           |
-    | LayerNorm, BatchNorm                | γ=1, β=0                  | same                                           |
+    | ResNet: convolutions                | N(1/√fan_in)              | same                                           |
+    | LayerNorm, BatchNorm, GroupNorm     | γ=1, β=0                  | same                                           |
+    | ResNet: last norm of each unit      | γ=0, β=0 (their code)     | same                                           |
     | layer scale                         | config.layer_scale        | same                                           |
+    | head: hidden layer, bias            | N_t(0.02), 0              | N_t(0.5/√fan_in), 0                            |
     | head (both heads)                   | 0                         | same                                           |
 
     "deit" follows DeiT (arXiv 2012.12877, §6: ViTs are sensitive to initialisation, truncated normal is safe) except for the head, which
@@ -304,7 +381,8 @@ def initialise(model: VisionTransformer) -> None:
     on Fashion-MNIST, AdamW, 350 steps, 2 seeds: 71 % with either); it is the one the runs with Muon were made with.
     """
     config = model.config
-    for token in (model.cls_token, model.dist_token, model.pos_embed):
+    pooling = model.attn_pool
+    for token in (model.cls_token, model.dist_token, model.pos_embed, None if pooling is None else pooling.latent):
         if isinstance(token, nn.Parameter):
             nn.init.trunc_normal_(token, std=0.02)
     if model.reg_token is not None:
@@ -312,21 +390,31 @@ def initialise(model: VisionTransformer) -> None:
     if config.position == "sincos" and model.pos_embed is not None:
         model.pos_embed.copy_(sincos_positions(config.grid, config.width))
     for module in model.modules():
-        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d | PatchProjection):
+        if isinstance(module, nn.LayerNorm | nn.BatchNorm2d | nn.GroupNorm | PatchProjection):
             module.reset_parameters()
         elif isinstance(module, LayerScale):
             nn.init.constant_(module.gamma, module.initial)
         elif isinstance(module, nn.Conv2d):
-            gain = 2.0 if module.kernel_size == (3, 3) else 1.0
+            gain = 2.0 if module.kernel_size == (3, 3) and config.stem == "conv" else 1.0
             nn.init.normal_(module.weight, std=(gain / module.weight[0].numel()) ** 0.5)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
+    for module in model.modules():
+        if isinstance(module, BottleneckUnit):
+            nn.init.zeros_(module.norm3.weight)
+    scaled = config.initialisation == "zero_residual"
+    linears: list[tuple[nn.Linear, bool]] = []  # and whether it ends a branch beside a skip connection
     for block in model.blocks:
         assert isinstance(block, Block)
-        for linear in (block.attn.qkv, block.mlp.fc1):
-            _initialise_linear(linear, 0.5 * linear.in_features**-0.5 if config.initialisation == "zero_residual" else 0.02)
-        for linear in (block.attn.proj, block.mlp.fc2):
-            _initialise_linear(linear, 0.0 if config.initialisation == "zero_residual" else 0.02)
+        linears += [(block.attn.qkv, False), (block.mlp.fc1, False), (block.attn.proj, True), (block.mlp.fc2, True)]
+    if pooling is not None:  # nothing runs beside it: were its last layers zero, neither they nor the zero head would ever learn
+        attention, mlp = pooling.attn, pooling.mlp
+        linears += [(linear, False) for linear in (attention.query, attention.key_value, attention.proj, mlp.fc1, mlp.fc2)]
+    if model.pre_logits is not None:
+        linears.append((model.pre_logits, False))
+    for linear, ends_branch in linears:
+        std = 0.02 if not scaled else 0.0 if ends_branch else 0.5 * linear.in_features**-0.5
+        _initialise_linear(linear, std)
     for head in (model.head, model.head_dist):
         if isinstance(head, nn.Linear):  # not Identity (no classes), not None (no second head)
             _initialise_linear(head, 0.0)
@@ -341,9 +429,17 @@ def _initialise_linear(linear: nn.Linear, std: float) -> None:
         nn.init.zeros_(linear.bias)
 
 
-def _make_stem(config: ViTConfig) -> PatchEmbedding | ConvolutionalStem:
+def _make_attention_pooling(config: ViTConfig) -> AttentionPooling | None:
+    if config.pool != "map":
+        return None
+    return AttentionPooling(config.width, config.heads, config.mlp_hidden, activation=config.activation, norm_eps=config.norm_eps)
+
+
+def _make_stem(config: ViTConfig) -> PatchEmbedding | ConvolutionalStem | ResNetEmbedding:
     if config.stem == "patch":
         return PatchEmbedding(config.channels, config.width, config.patch_size)
+    if config.stem == "resnet":
+        return ResNetEmbedding(config.channels, config.width, config.patch_size, config.resnet_width, config.resnet_blocks)
     return ConvolutionalStem(
         config.channels,
         config.width,

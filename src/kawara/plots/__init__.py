@@ -5,6 +5,33 @@ from __future__ import annotations
 from kawara.plots.calibration import reliability
 from kawara.plots.confusion import confusion
 from kawara.plots.curves import training_curves
+from kawara.plots.filters import filter_tiles
+from kawara.plots.localisation import localisation_by_depth, localisation_grid
+from kawara.plots.norms import norm_histograms, outlier_places
+from kawara.plots.positions import position_mosaic
+from kawara.plots.receptive_field import receptive_field_rows
+from kawara.plots.similarity import cka_map
+from kawara.plots.skips import skip_ratio_map, skip_removal_bars
+from kawara.plots.spectrum import fourier_curves, high_frequencies, variance_by_depth
 from kawara.plots.style import to_png, to_svg
 
-__all__ = ["confusion", "reliability", "to_png", "to_svg", "training_curves"]
+__all__ = [
+    "cka_map",
+    "confusion",
+    "filter_tiles",
+    "fourier_curves",
+    "high_frequencies",
+    "localisation_by_depth",
+    "localisation_grid",
+    "norm_histograms",
+    "outlier_places",
+    "position_mosaic",
+    "receptive_field_rows",
+    "reliability",
+    "skip_ratio_map",
+    "skip_removal_bars",
+    "to_png",
+    "to_svg",
+    "training_curves",
+    "variance_by_depth",
+]

@@ -1,5 +1,5 @@
 """Recipes: functions that return a complete RunConfig, and the choices to make when nobody did."""
 
-from kawara.recipes.classification import RECIPES, deit, plain, small
+from kawara.recipes.classification import RECIPES, deit, finetune, head, plain, small
 
-__all__ = ["RECIPES", "deit", "plain", "small"]
+__all__ = ["RECIPES", "deit", "finetune", "head", "plain", "small"]

@@ -15,6 +15,7 @@ LARGEST_SMALL_PX = 96
 SHOWINGS = {"femto": 0, "pico": 300_000, "nano": 2_000_000, "micro": 4_000_000, "milli": 8_000_000}
 """How often images must be shown in all before this size overtakes the one before it: a judgement from docs/lab-log.md."""
 SHOWINGS_ON_CPU, SHOWINGS_ON_GPU = 1_500_000, 10_000_000
+SHOWINGS_OF_FINETUNING_ON_CPU, SHOWINGS_OF_FINETUNING_ON_GPU = 20_000, 200_000
 
 
 def image_size(found: Survey, device: torch.device) -> tuple[int, str]:
@@ -51,6 +52,12 @@ def length(found: Survey, device: torch.device) -> str:
     """Return how long to train: so many showings in all, but each image at least 20 and at most 150 times."""
     showings = SHOWINGS_ON_GPU if device.type == "cuda" else SHOWINGS_ON_CPU
     return f"{max(20, min(150, round(showings / max(found.num_images, 1) / 10) * 10))} epochs"
+
+
+def finetuning_length(found: Survey, device: torch.device) -> str:
+    """Return how long to fine-tune: every image 20 times where they are few, 5 times (8 on a GPU) where they are many."""
+    showings, least = (SHOWINGS_OF_FINETUNING_ON_GPU, 8) if device.type == "cuda" else (SHOWINGS_OF_FINETUNING_ON_CPU, 5)
+    return f"{max(least, min(20, round(showings / max(found.num_images, 1))))} epochs"
 
 
 def val_fraction(found: Survey) -> float:

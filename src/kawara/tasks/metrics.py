@@ -47,6 +47,16 @@ def classification_metrics(probabilities: Floats, labels: Ints, *, resamples: in
     return metrics
 
 
+def accuracy_interval(right: NDArray[np.bool_], *, resamples: int = NUM_RESAMPLES, seed: int = 0) -> list[float]:
+    """Return the 95 % percentile-bootstrap interval [low, high] of the share of right answers (n,).
+
+    The right answers in a resample of n images are binomial: to draw their number is to draw the images.
+    """
+    counts = np.random.default_rng(seed).binomial(len(right), right.mean(), size=resamples)
+    low, high = np.percentile(counts / len(right), [2.5, 97.5])
+    return [float(low), float(high)]
+
+
 def confusion_matrix(predicted: Ints, labels: Ints, num_classes: int) -> Ints:
     """Count (K, K) images of true class (row) that were called each class (column)."""
     return np.bincount(labels * num_classes + predicted, minlength=num_classes**2).reshape(num_classes, num_classes)

@@ -11,7 +11,7 @@ import copy
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from types import FrameType
 from typing import Any, Protocol
@@ -19,7 +19,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from kawara.data.loading import Batch, EvalLoader, TrainLoader
+from kawara.data.loading import Batch
 from kawara.errors import ConfigError, DivergedError, KawaraError, OutOfMemoryError
 from kawara.runtime import autocast_dtype, peak_memory_bytes
 from kawara.training.averaging import WeightAverage
@@ -34,6 +34,15 @@ NUM_VALIDATIONS = 10
 JOURNAL_INTERVAL_S = 5.0
 SAVE_INTERVAL_S = 120.0
 SAFETY_S = 4.0
+
+
+class TrainingBatches(Protocol):
+    """Where the batches of an epoch come from: `TrainLoader`, or `FeatureLoader`."""
+
+    @property
+    def num_batches(self) -> int: ...
+
+    def epoch(self, epoch: int, start: int = 0) -> Iterator[Batch]: ...
 
 
 class Task(Protocol):
@@ -78,7 +87,7 @@ class Loop:
         self,
         model: nn.Module,
         task: Task,
-        train: TrainLoader,
+        train: TrainingBatches,
         validate: Callable[[nn.Module], dict[str, float]],
         config: RunConfig,
         folder: RunFolder,
@@ -356,7 +365,7 @@ def _is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error) or "not enough memory" in str(error)
 
 
-def seconds_per_image(model: nn.Module, loader: EvalLoader, dtype: torch.dtype | None, max_batches: int = 4) -> float:
+def seconds_per_image(model: nn.Module, loader: Iterable[Batch], dtype: torch.dtype | None, max_batches: int = 4) -> float:
     """Measure how long evaluation takes on up to `max_batches` batches, the first left out where there are others."""
     times: list[tuple[float, int]] = []
     model.eval()

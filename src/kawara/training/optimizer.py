@@ -21,7 +21,8 @@ class OptimizerConfig:
     """How parameters are moved.
 
     `lr` belongs to a batch of `lr_batch` images and is scaled linearly to the batch in use; `lr_batch=0` takes it as it is.
-    Muon uses `muon_lr` for matrices and AdamW with `lr` for everything else.
+    Muon uses `muon_lr` for matrices and AdamW with `lr` for everything else. The rate of layer i of L is multiplied by
+    `layer_decay`^(L − i), and that of everything but the head by `backbone_rate`: what was trained before moves less than what is new.
     """
 
     name: Literal["adamw", "adam", "sgd", "muon"] = "adamw"
@@ -35,6 +36,7 @@ class OptimizerConfig:
     muon_lr: float = 0.02
     muon_momentum: float = 0.95
     layer_decay: float = 1.0
+    backbone_rate: float = 1.0
     clip_norm: float | None = None
 
 
@@ -91,6 +93,7 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int)
     """Return the optimisers of `model`; every group knows its peak rate as "peak_lr"."""
     scale = batch_size / config.lr_batch if config.lr_batch else 1.0
     no_decay: set[str] = model.no_decay()  # type: ignore[operator]
+    heads: set[str] = model.head_parameters()  # type: ignore[operator]
     matrices_by_name = matrices_of(model) if config.name == "muon" else {}
     groups: dict[tuple[bool, float, int], list[Tensor]] = {}
     for name, parameter in model.named_parameters():
@@ -98,9 +101,9 @@ def build_optimizers(model: nn.Module, config: OptimizerConfig, batch_size: int)
             continue
         decayed = parameter.ndim > 1 and name not in no_decay
         parts = matrices_by_name.get(name, 0)
-        layer_scale = 1.0
+        layer_scale = 1.0 if name in heads else config.backbone_rate
         if config.layer_decay != 1.0:
-            layer_scale = config.layer_decay ** (model.num_layers - model.layer_index(name))  # type: ignore[operator]
+            layer_scale *= config.layer_decay ** (model.num_layers - model.layer_index(name))  # type: ignore[operator]
         groups.setdefault((decayed, layer_scale, parts), []).append(parameter)
     if not groups:
         raise ConfigError("No parameter is left to train.", remedy="freeze fewer blocks")

@@ -10,6 +10,7 @@ from kawara.data.sampling import SamplerConfig
 from kawara.errors import ConfigError
 from kawara.runtime import Precision
 from kawara.tasks.classification import ClassificationConfig
+from kawara.tasks.distillation import DistillationConfig
 from kawara.training.optimizer import OptimizerConfig
 from kawara.training.schedule import Duration, ScheduleConfig
 
@@ -18,14 +19,34 @@ from kawara.training.schedule import Duration, ScheduleConfig
 class ModelSettings:
     """Which model, and what of it differs from its row in `kawara models`.
 
-    `stochastic_depth` and `dropout` are rates in [0, 1); `options` are other fields of the model's configuration,
-    such as `{"registers": 4}`.
+    `pretrained` is a checkpoint to begin with, a path or hub:owner/name; empty: from scratch. `freeze` holds part of it still:
+    "none", "backbone" (everything but the head) or a number of blocks from the input. `stochastic_depth` and `dropout` are rates in
+    [0, 1); `options` are other fields of the configuration of a model from scratch, such as `{"registers": 4}`.
     """
 
     name: str = "vit_tiny_16"
+    pretrained: str = ""
+    freeze: str = "none"
     stochastic_depth: float = 0.0
     dropout: float = 0.0
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.freeze not in ("none", "backbone") and not (self.freeze.isdecimal() and int(self.freeze) >= 1):
+            raise ConfigError("What is to be frozen is not clear.", got=self.freeze, allowed="none, backbone, or a number of blocks")
+        if self.freeze != "none" and not self.pretrained:
+            raise ConfigError(
+                "Only what was trained before can be frozen.", got=f"freeze {self.freeze}", remedy="--pretrained FILE or hub:owner/name"
+            )
+        if self.options and self.pretrained:
+            raise ConfigError(
+                "A pretrained model has its architecture; model.options change only one from scratch.", got=", ".join(self.options)
+            )
+
+    @property
+    def frozen_backbone(self) -> bool:
+        """Whether only the head is trained."""
+        return self.freeze == "backbone"
 
 
 @dataclass(frozen=True)
@@ -53,6 +74,7 @@ class RunConfig:
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     task: ClassificationConfig = field(default_factory=ClassificationConfig)
+    distillation: DistillationConfig = field(default_factory=DistillationConfig)
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     length: str = "100 epochs"

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, overload
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from kawara.runtime import autocast_dtype
 from kawara.tasks.classification import classify
 from kawara.tasks.metrics import classification_metrics, confusion_matrix, per_class
 from kawara.training.progress import Reporter
+from kawara.verbs.backbone import BackboneEvaluation, BackboneProtocol, ProtocolSettings, measure_backbone
 from kawara.weights import ModelCard
 
 EVALUATION_BATCH = 256
@@ -62,13 +64,17 @@ def measure(
     workers: int = 0,
 ) -> Evaluation:
     """Evaluate `model` on every image of `split`."""
-    class_names = card.class_names
     loader = EvalLoader(split, card.preprocessing, batch_size=batch_size, workers=workers, device=device)
-    probabilities, labels = classify(model, loader, autocast_dtype("auto", device))
+    return judge(*classify(model, loader, autocast_dtype("auto", device)), card, split=split.name, skipped=skipped)
+
+
+def judge(probabilities: np.ndarray, labels: np.ndarray, card: ModelCard, *, split: str, skipped: list[SkippedFile]) -> Evaluation:
+    """Say what answers are worth: probabilities (n, K) and labels (n,)."""
+    class_names = card.class_names
     confusion = confusion_matrix(probabilities.argmax(axis=1), labels, len(class_names))
     return Evaluation(
         metrics=classification_metrics(probabilities, labels),
-        split=split.name,
+        split=split,
         class_names=class_names,
         probabilities=probabilities,
         labels=labels,
@@ -78,33 +84,83 @@ def measure(
     )
 
 
+@overload
 def evaluate(
     model: str | Path | Predictor,
     data: str | Path,
     *,
+    protocol: Literal["classify"] = "classify",
     split: str | None = None,
     device: str | None = None,
     batch_size: int = EVALUATION_BATCH,
     reporter: Reporter | None = None,
-) -> Evaluation:
-    """Measure a model on labelled images: top-1, top-5, balanced accuracy, NLL, ECE with 95 % intervals, confusion, per class.
+) -> Evaluation: ...
+
+
+@overload
+def evaluate(
+    model: str | Path | Predictor,
+    data: str | Path,
+    *,
+    protocol: BackboneProtocol,
+    split: str | None = None,
+    shots: Sequence[int] | None = None,
+    neighbours: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    batch_size: int = EVALUATION_BATCH,
+    reporter: Reporter | None = None,
+) -> BackboneEvaluation: ...
+
+
+def evaluate(
+    model: str | Path | Predictor,
+    data: str | Path,
+    *,
+    protocol: str = "classify",
+    split: str | None = None,
+    shots: Sequence[int] | None = None,
+    neighbours: int | None = None,
+    seed: int | None = None,
+    device: str | None = None,
+    batch_size: int = EVALUATION_BATCH,
+    reporter: Reporter | None = None,
+) -> Evaluation | BackboneEvaluation:
+    """Measure a model on labelled images.
+
+    "classify" measures the answers of its head: top-1, top-5, balanced accuracy, NLL, ECE with 95 % intervals, confusion, per class.
+    "fewshot" and "knn" measure its backbone on the classes of the data, whatever they are: a linear classifier from a few images of
+    each class, and the vote of the nearest neighbours.
 
     Args:
         model: a model file, or a Predictor.
         data: anything that `train` takes.
         split: "train", "val", "test" or "all". By default the test part, else the validation part, else everything. A data
             set without parts is evaluated whole, unless it holds images that the model was trained on: then only the part
-            that was held out of training is.
+            that was held out of training is. With "fewshot" and "knn": "val" or "test", compared with the train part; a data set
+            without parts is split as for training.
+        shots: for "fewshot": numbers of images of each class, by default 1, 5, 10, 25.
+        neighbours: for "knn": the k whose accuracy is `top1`, by default 20; 10, 20, 100 and 200 are measured beside it.
+        seed: for "fewshot": of the draws of the images, by default 0.
 
     Raises:
         DataError: the data cannot be used, or has classes that the model does not know.
+        ConfigError: an option does not act with the protocol, or the model has no head to classify with.
     """
+    settings = ProtocolSettings(protocol, split, shots, neighbours, seed)
     reporter = reporter or Reporter(quiet=True)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
+    if protocol != "classify":
+        images = _load_with_support(open_data(data), predictor.card, reporter)
+        measured = measure_backbone(predictor, images, settings, batch_size=batch_size, reporter=reporter)
+        if _was_trained_on([images.splits[measured.split]], predictor.card):
+            reporter.say("The model was trained on some of the images that were measured: it will be worse on new ones.")
+        return measured
+    predictor.require_classes()
     card = predictor.card
     listing = open_data(data)
     images = _load(listing, card, reporter, hold_out=False)
-    if split is None and not {"val", "test"} & set(images.splits) and _was_trained_on(images, card):
+    if split is None and not {"val", "test"} & set(images.splits) and _was_trained_on(images.splits.values(), card):
         reporter.say("These images hold some that the model was trained on; only the part that was held out is counted.")
         images = _load(listing, card, reporter, hold_out=True)
     if split is None:
@@ -120,7 +176,7 @@ def evaluate(
     return parts[0] if len(parts) == 1 else _joined(parts, card)
 
 
-def _load(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bool) -> ImageData:
+def _load(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bool, own_classes: bool = False) -> ImageData:
     settings = card.recipe.get("data", {})
     return load_data(
         listing,
@@ -128,9 +184,19 @@ def _load(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bo
         seed=settings.get("split_seed", 0),
         val_fraction=settings.get("val_fraction") or 0.1,
         progress=reporter.progress_of("reading images"),
-        class_names=card.class_names,
+        class_names=None if own_classes else card.class_names,
         hold_out=hold_out,
     )
+
+
+def _load_with_support(listing: Listing, card: ModelCard, reporter: Reporter) -> ImageData:
+    """Load images with the classes of their own and a train part: that of the source where others stand beside it, else ours."""
+    named = {part.split for part in (*listing.records, *listing.arrays)}
+    has_parts = None not in named and "train" in named and len(named) > 1
+    images = _load(listing, card, reporter, hold_out=not has_parts, own_classes=True)
+    sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
+    reporter.say(f"{images.description} ({sizes}{'' if has_parts else '; held out by content, as for training'})")
+    return images
 
 
 def training_sample(split: ImageSplit) -> list[str]:
@@ -139,9 +205,9 @@ def training_sample(split: ImageSplit) -> list[str]:
     return [digest.tobytes().hex() for digest in split.digests[::step, :8]][:TRAINING_SAMPLE]
 
 
-def _was_trained_on(images: ImageData, card: ModelCard) -> bool:
+def _was_trained_on(splits: Iterable[ImageSplit], card: ModelCard) -> bool:
     trained = set(card.data.get("training_sample", ()))
-    return any(digest.tobytes().hex() in trained for split in images.splits.values() for digest in split.digests[:, :8])
+    return any(digest.tobytes().hex() in trained for split in splits for digest in split.digests[:, :8])
 
 
 def _joined(parts: list[Evaluation], card: ModelCard) -> Evaluation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,16 +11,21 @@ import torch
 
 from kawara import models
 from kawara.config import from_dict, override, read_file
+from kawara.data.augment import AugmentConfig
 from kawara.data.listing import Listing
+from kawara.data.preprocessing import Preprocessing
 from kawara.data.sources import open_data
 from kawara.data.survey import Survey, survey
 from kawara.errors import ConfigError
+from kawara.models import ImageModel
 from kawara.recipes import RECIPES, choice
 from kawara.runtime import choose_device
+from kawara.tasks.distillation import check_classes
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
 from kawara.training.schedule import Duration
+from kawara.weights import ModelCard, open_model
 
 
 @dataclass(frozen=True)
@@ -28,6 +34,10 @@ class TrainRequest:
 
     data: str
     model: str | None = None
+    pretrained: str | None = None
+    freeze: str | None = None
+    teacher: str | None = None
+    distill: str | None = None
     recipe: str | None = None
     length: str | None = None
     image_size: int | None = None
@@ -41,45 +51,135 @@ class TrainRequest:
 
 
 @dataclass(frozen=True)
+class Trained:
+    """A finished model that takes part in a run: the one it begins with, or a teacher."""
+
+    model: ImageModel
+    card: ModelCard
+
+
+@dataclass(frozen=True)
 class Plan:
-    """Everything that is settled before an image is decoded."""
+    """Everything that is settled before an image is decoded. `start` is None for a model from scratch, `teacher` without one."""
 
     config: RunConfig
     listing: Listing
     device: torch.device
     reason: str
+    start: Trained | None
+    teacher: Trained | None
 
 
 def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | None) -> Plan:
     """Settle the configuration of a new run, or take up that of `resumed`."""
     device = choose_device(request.device)
+    asked = _asked(request)
+    if resumed is not None:
+        config = from_dict(RunConfig, read_file(resumed.config), where=str(resumed.config))
+        _check_unchanged(config, asked | ({"recipe": request.recipe} if request.recipe else {}))
+        start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
+        listing = _open_data(request, reporter)
+        reason = "as when the run began"
+    else:
+        start, teacher = (_open(str(asked.get(path, "")), reporter) for path in ("model.pretrained", "distillation.teacher"))
+        listing = _open_data(request, reporter)
+        config, reason = _fill_in(request, asked, survey(listing), device, start)
+        reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
+    plan = Plan(config, listing, device, reason, start, teacher)
+    if teacher is not None:
+        check_classes(teacher.card.class_names, tuple(listing.class_names))
+    model_config(plan, len(listing.class_names))  # what does not fit together is said before images are read
+    return plan
+
+
+def _open(pretrained: str, reporter: Reporter) -> Trained | None:
+    if not pretrained:
+        return None
+    model, card, foreign = open_model(pretrained)
+    for note in foreign.notes if foreign else ():
+        reporter.say(note)
+    return Trained(model, card)
+
+
+def _open_data(request: TrainRequest, reporter: Reporter) -> Listing:
     listing = open_data(request.data)
     for note in listing.notes:
         reporter.say(note)
-    if resumed is not None:
-        config = from_dict(RunConfig, read_file(resumed.config), where=str(resumed.config))
-        _check_unchanged(config, _asked(request) | ({"recipe": request.recipe} if request.recipe else {}))
-        reason = "as when the run began"
-    else:
-        config, reason = _fill_in(request, survey(listing), device)
-        reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
-    model_config(config, len(listing.class_names))  # what does not fit together is said before images are read
-    return Plan(config, listing, device, reason)
+    return listing
 
 
-def model_config(config: RunConfig, num_classes: int) -> Any:
+def model_config(plan: Plan, num_classes: int) -> Any:
     """Return the configuration of the run's model."""
-    settings, side = config.model, config.data.image_size
-    options = {"stochastic_depth": settings.stochastic_depth, "dropout": settings.dropout} | settings.options
-    channels = 1 if config.data.color == "grey" else 3
-    return models.model_config(settings.name, num_classes=num_classes, image_size=(side, side), channels=channels, **options)
+    settings = plan.config.model
+    rates = {"stochastic_depth": settings.stochastic_depth, "dropout": settings.dropout}
+    if plan.config.distillation.kind == "token":
+        rates |= _distillation_token(plan)
+    if plan.start is not None:
+        image_size = preprocessing(plan).image_size
+        return dataclasses.replace(plan.start.model.config, num_classes=num_classes, image_size=image_size, **rates)
+    side, channels = plan.config.data.image_size, 1 if plan.config.data.color == "grey" else 3
+    return models.model_config(
+        settings.name, num_classes=num_classes, image_size=(side, side), channels=channels, **rates | settings.options
+    )
+
+
+def _distillation_token(plan: Plan) -> dict[str, bool]:
+    """Return the model options that learning through a token needs. Raises ConfigError for a family without tokens."""
+    known = plan.start.model.config if plan.start else models.MODELS[plan.config.model.name].config
+    if not hasattr(known, "distillation_token"):
+        raise ConfigError(
+            f"{plan.config.model.name} has no tokens to distil through.", got="--distill token", remedy="--distill hard or --distill soft"
+        )
+    return {"distillation_token": True}
+
+
+def preprocessing(plan: Plan) -> Preprocessing:
+    """Return how images become the model's input: that of the checkpoint, where there is one, but for size and margin.
+
+    From scratch the normalisation is still to be measured on the training images; ½ stands in for it.
+    """
+    data = plan.config.data
+    size = (data.image_size, data.image_size)
+    if plan.start is not None:
+        taken = plan.start.card.preprocessing
+        return dataclasses.replace(
+            taken, image_size=size if data.image_size else taken.image_size, crop_fraction=data.crop_fraction or taken.crop_fraction
+        )
+    half = (0.5,) * (1 if data.color == "grey" else 3)
+    return Preprocessing(size, "grey" if data.color == "grey" else "rgb", crop_fraction=data.crop_fraction, mean=half, std=half)
+
+
+def starting_model(plan: Plan, num_classes: int) -> ImageModel:
+    """Build the model that training begins with: fresh, or the checkpoint with a new head, at the size of the run, frozen as asked."""
+    config = model_config(plan, num_classes)
+    model = models.build(config)
+    if plan.start is not None:
+        source = plan.start.model
+        source.reset_head(num_classes)
+        source.set_image_size(config.image_size)
+        if plan.config.distillation.kind == "token":
+            source.add_distillation_token()  # type: ignore[operator]
+        model.load_state_dict(source.state_dict())
+    freeze = plan.config.model.freeze
+    if freeze != "none":
+        model.freeze(None if freeze == "backbone" else int(freeze) + 1)
+    return model
 
 
 def _asked(request: TrainRequest) -> dict[str, Any]:
     """Return every setting that was asked for, by dotted path; `recipe` apart."""
     asked = _flat(read_file(request.config)) if request.config else {}
     asked.pop("recipe", None)
-    options = {"length": request.length, "seed": request.seed, "model.name": request.model, "data.image_size": request.image_size}
+    options = {
+        "length": request.length,
+        "seed": request.seed,
+        "model.name": request.model,
+        "model.pretrained": request.pretrained,
+        "model.freeze": request.freeze,
+        "distillation.teacher": request.teacher,
+        "distillation.kind": request.distill or ("hard" if request.teacher else None),
+        "data.image_size": request.image_size,
+    }
     asked |= {path: value for path, value in options.items() if value is not None}
     if "recipe" in request.settings:
         raise ConfigError(
@@ -88,39 +188,106 @@ def _asked(request: TrainRequest) -> dict[str, Any]:
     return asked | dict(request.settings)
 
 
-def _fill_in(request: TrainRequest, found: Survey, device: torch.device) -> tuple[RunConfig, str]:
+def _fill_in(
+    request: TrainRequest, asked: dict[str, Any], found: Survey, device: torch.device, start: Trained | None
+) -> tuple[RunConfig, str]:
     """Return the configuration with everything that nobody asked for chosen, and the reason in words."""
-    asked = _asked(request)
     in_file = read_file(request.config).get("recipe") if request.config else None
-    recipe = request.recipe or in_file or "small"
+    usual = "small" if start is None else "head" if asked.get("model.freeze") == "backbone" else "finetune"
+    recipe = request.recipe or in_file or usual
     config = override(RunConfig() if recipe == "custom" else RECIPES[recipe](), asked)
     chosen: dict[str, Any] = {}
     reasons = [f"{found.num_images:,} images of {found.num_classes} classes"]
-    if config.data.image_size:
-        image_size = config.data.image_size
+    if start is not None:
+        chosen |= _taken_over(config, asked, start)
+        reasons.append(_describe(start))
+        if recipe == "finetune" and "length" not in asked:
+            chosen["length"] = choice.finetuning_length(found, device)
     else:
-        image_size, why = choice.image_size(found, device)
-        chosen["data.image_size"] = image_size
-        reasons.append(why)
-    if recipe == "small":  # the one recipe that fits itself to the data; the others are what their papers say
-        if "length" not in asked:
-            chosen["length"] = choice.length(found, device)
-        if "model.name" not in asked:
-            length = Duration.parse(chosen.get("length", config.length))
-            chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
-            reasons.append(why)
-        if found.is_grey and "augment.flip" not in asked:
-            chosen["augment.flip"] = 0.0
-            reasons.append("no mirror images, because grey images are often characters (--set augment.flip=0.5 allows them)")
-    if recipe == "deit" and image_size <= 32 and "augment.crop" not in asked:
-        chosen |= {"augment.crop": "pad", "augment.pad_px": 4}  # as the authors' code does for small images
+        if recipe in ("finetune", "head"):
+            raise ConfigError(f"The recipe {recipe} begins with a pretrained model.", remedy="--pretrained FILE or hub:owner/name")
+        image_size, why = _image_size(config, found, device, chosen)
+        reasons += why
+        if recipe == "small":  # the one recipe that fits itself to the data; the others are what their papers say
+            if "length" not in asked:
+                chosen["length"] = choice.length(found, device)
+            if "model.name" not in asked:
+                length = Duration.parse(chosen.get("length", config.length))
+                chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
+                reasons.append(why)
+        if config.data.color == "auto":
+            chosen["data.color"] = "grey" if found.is_grey else "rgb"
+        if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual
+            chosen["data.crop_fraction"] = 1.0 if image_size <= choice.LARGEST_SMALL_PX else 0.875
+        if recipe == "deit" and image_size <= 32 and "augment.crop" not in asked:
+            chosen |= {"augment.crop": "pad", "augment.pad_px": 4}  # as the authors' code does for small images
+    if recipe in ("small", "finetune") and found.is_grey and "augment.flip" not in asked:
+        chosen["augment.flip"] = 0.0
+        reasons.append("no mirror images, because grey images are often characters (--set augment.flip=0.5 allows them)")
     if not config.data.val_fraction:
         chosen["data.val_fraction"] = choice.val_fraction(found)
-    if config.data.color == "auto":
-        chosen["data.color"] = "grey" if found.is_grey else "rgb"
-    if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual
-        chosen["data.crop_fraction"] = 1.0 if image_size <= choice.LARGEST_SMALL_PX else 0.875
-    return override(config, chosen), "; ".join(reasons)
+    config = override(config, chosen)
+    _check_frozen(config)
+    return config, "; ".join(reasons)
+
+
+def _image_size(config: RunConfig, found: Survey, device: torch.device, chosen: dict[str, Any]) -> tuple[int, list[str]]:
+    if config.data.image_size:
+        return config.data.image_size, []
+    chosen["data.image_size"], why = choice.image_size(found, device)
+    return chosen["data.image_size"], [why]
+
+
+def _taken_over(config: RunConfig, asked: Mapping[str, Any], start: Trained) -> dict[str, Any]:
+    """Return the settings that come with the checkpoint. Raises ConfigError where others were asked for."""
+    if asked.get("model.name", start.card.name) != start.card.name:
+        raise ConfigError(
+            "A pretrained model has its architecture.",
+            got=f"--model {asked['model.name']}",
+            remedy=f"leave it out: it is {start.card.name}",
+        )
+    taken = start.card.preprocessing
+    if config.data.color not in ("auto", taken.color):
+        raise ConfigError("The pretrained model sees other colours.", got=f"data.color {config.data.color}", allowed=taken.color)
+    height, width = taken.image_size
+    return {
+        "model.name": start.card.name,
+        "data.color": taken.color,
+        "data.crop_fraction": config.data.crop_fraction or taken.crop_fraction,
+        "data.image_size": config.data.image_size or (height if height == width else 0),
+    }
+
+
+def _describe(start: Trained) -> str:
+    taken = start.card.preprocessing
+    height, width = taken.image_size
+    mean, std = (", ".join(f"{value:.3g}" for value in values) for values in (taken.mean, taken.std))
+    return f"begins with a model pretrained at {height}×{width} px; its colours are taken over (mean {mean}; std {std})"
+
+
+def _check_frozen(config: RunConfig) -> None:
+    """Raise ConfigError for settings that a backbone that answers once cannot follow."""
+    if not config.model.frozen_backbone:
+        return
+    still = AugmentConfig(crop="none", flip=0.0)
+    without_effect = [
+        name
+        for name, acts in (
+            ("augment", config.augment != still),
+            ("task.mix", bool(config.task.mix.mixup or config.task.mix.cutmix)),
+            ("optimizer.layer_decay", config.optimizer.layer_decay != 1.0),
+            ("model.stochastic_depth", config.model.stochastic_depth > 0),
+            ("model.dropout", config.model.dropout > 0),
+            ("distillation", config.distillation.kind != "none"),
+        )
+        if acts
+    ]
+    if without_effect:
+        raise ConfigError(
+            "With a frozen backbone every image is seen once, as it is: these settings would have no effect.",
+            got=", ".join(without_effect),
+            remedy="--recipe head, or --freeze N to hold only the first N blocks",
+        )
 
 
 def _check_unchanged(config: RunConfig, asked: Mapping[str, Any]) -> None:

@@ -10,34 +10,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
-from kawara import models
-from kawara.analysis.cost import count_macs, count_parameters
-from kawara.config import to_dict, to_yaml
-from kawara.data.augment import Augmentation
-from kawara.data.loading import EvalLoader, TrainLoader
-from kawara.data.preprocessing import Preprocessing
-from kawara.data.sources import ImageData, ImageSplit, load_data
-from kawara.errors import ConfigError, DataError, RunFolderError
+from kawara.config import to_yaml
+from kawara.errors import ConfigError, RunFolderError
 from kawara.files import write_json, write_text
-from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed_everything, threads
-from kawara.tasks.classification import Classification, classify
+from kawara.tasks.classification import classify
+from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
 from kawara.training.loop import FitResult, Loop, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, latest_run, next_free
-from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, measure, training_sample
-from kawara.verbs.planning import Plan, TrainRequest, make_plan, model_config
+from kawara.verbs.evaluation import Evaluation, judge
+from kawara.verbs.planning import TrainRequest, make_plan
+from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
-from kawara.weights import ModelCard, save_model
+from kawara.weights import save_model
 
 REPORT_SECONDS = 4.0
-MAX_SKIPPED_SHOWN = 10
 
 
 @dataclass(frozen=True)
@@ -65,42 +58,14 @@ class TrainResult:
         return values | {"folder": str(self.folder), "model_path": str(self.model_path)} | metrics
 
 
-@dataclass(frozen=True)
-class _Run:
-    """Everything that training and what follows it work on."""
-
-    plan: Plan
-    folder: RunFolder
-    images: ImageData
-    model: ImageModel
-    card: ModelCard
-    reporter: Reporter
-
-    @property
-    def config(self) -> RunConfig:
-        return self.plan.config
-
-    @property
-    def device(self) -> torch.device:
-        return self.plan.device
-
-    @property
-    def train(self) -> ImageSplit:
-        return self.images.splits["train"]
-
-    @property
-    def validation(self) -> ImageSplit:
-        return self.images.splits["val"]
-
-    @property
-    def reported(self) -> ImageSplit:
-        return self.images.splits[self.images.reported]
-
-
 def train(
     data: str | Path,
     *,
     model: str | None = None,
+    pretrained: str | Path | None = None,
+    freeze: str | int | None = None,
+    teacher: str | Path | None = None,
+    distill: str | None = None,
     recipe: str | None = None,
     epochs: float | None = None,
     steps: int | None = None,
@@ -119,6 +84,10 @@ def train(
     Args:
         data: folder, zip, idx folder, npz, CSV/JSONL manifest, "digits" or "hf:name".
         model, recipe: names; chosen from the images if not given.
+        pretrained: a checkpoint to begin with: a file or folder of kawara, timm, Hugging Face …, or "hub:owner/name".
+        freeze: what of it stays as it is: "none", "backbone" (all but the head), or the number of blocks from the input.
+        teacher: a finished model of the same classes to learn from besides the labels.
+        distill: how: "hard" (its decision; the default), "soft" (its probabilities) or "token" (through a distillation token).
         epochs, steps, minutes: at most one of them.
         settings: {"optimizer.lr": 1e-3, …}.
 
@@ -131,6 +100,10 @@ def train(
     request = TrainRequest(
         data=str(data),
         model=model,
+        pretrained=None if pretrained is None else str(pretrained),
+        freeze=None if freeze is None else str(freeze),
+        teacher=None if teacher is None else str(teacher),
+        distill=distill,
         recipe=recipe,
         length=next((f"{amount:.15g} {unit}" for unit, amount in lengths.items()), None),
         image_size=image_size,
@@ -157,11 +130,12 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     folder = _reopened_folder(request) if request.resume else _new_folder(request)
     plan = make_plan(request, reporter, folder if request.resume else None)
     seed_everything(plan.config.seed)
-    run = _prepare(plan, folder, reporter)
+    run = prepare(plan, folder, reporter)
     _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
-        _announce(run)
-        loop = _loop(run, started_at)
+        announce(run)
+        work = gather(run)
+        loop = _loop(run, work, started_at)
         if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
             folder.make()
             write_text(folder.config, to_yaml(plan.config))
@@ -169,13 +143,13 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
         elif folder.last.exists():
             loop.resume()
             reporter.say(f"resuming at step {loop.progress.step}")
-        fitted = loop.fit(reserve_seconds=_reserve(run))
+        fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
             reporter.say(
                 f"Stopped at step {fitted.steps}; nothing is lost. To go on:  kawara train {request.data} --out {run.folder.path} --resume"
             )
             return _result(run, fitted, None)
-        return _finish(run, loop, fitted)
+        return _finish(run, work, loop, fitted)
 
 
 def _check_time_left(config: RunConfig, seconds: float) -> None:
@@ -185,70 +159,6 @@ def _check_time_left(config: RunConfig, seconds: float) -> None:
             f"Reading the images took {seconds:.0f} s: {length} leave no time to train.",
             remedy=f"--minutes {max(1, round(seconds / 10))}, or the same command again where the images are kept decoded by now",
         )
-
-
-def _prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> _Run:
-    """Read the images, settle the normalisation from the training part, and build the model."""
-    data = plan.config.data
-    color = "grey" if data.color == "grey" else "rgb"
-    half = (0.5,) * (1 if color == "grey" else 3)
-    preprocessing = Preprocessing((data.image_size, data.image_size), color, crop_fraction=data.crop_fraction, mean=half, std=half)
-    images = load_data(
-        plan.listing, preprocessing, seed=data.split_seed, val_fraction=data.val_fraction, progress=reporter.progress_of("reading images")
-    )
-    for file in images.skipped[:MAX_SKIPPED_SHOWN]:
-        reporter.say(f"left out: {file.path}: {file.reason}")
-    if len(images.skipped) > MAX_SKIPPED_SHOWN:
-        reporter.say(f"… and {len(images.skipped) - MAX_SKIPPED_SHOWN} more files left out; the report lists them")
-    sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
-    reporter.say(f"{images.description} ({sizes}); {images.storage}")
-    if "train" not in images.splits:
-        raise DataError(
-            f"{plan.listing.spec} has no training images.",
-            got=f"only {', '.join(images.splits)}",
-            remedy="a folder with train/, or just one folder for each class",
-        )
-    train = images.splits["train"]
-    mean, std = _color_statistics(train, preprocessing.channels)
-    preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    model = models.build(model_config(plan.config, len(images.class_names))).to(plan.device)
-    card = ModelCard(
-        name=plan.config.model.name,
-        config=model.config,
-        class_names=images.class_names,
-        preprocessing=preprocessing,
-        recipe=to_dict(plan.config),
-        data={
-            "description": images.description,
-            "fingerprint": images.fingerprint,
-            "splits": {name: len(split) for name, split in images.splits.items()},
-            "skipped": len(images.skipped),
-            "training_sample": training_sample(train),
-        },
-        environment=environment(),
-    )
-    return _Run(plan, folder, images, model, card, reporter)
-
-
-def _announce(run: _Run) -> None:
-    height, width = run.card.preprocessing.image_size
-    where = f"{run.device}" + (f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else "")
-    run.reporter.say(
-        f"{run.card.name}: {count_parameters(run.model):,} parameters, {count_macs(run.model) / 1e6:,.0f} million MACs an image of "
-        f"{height}×{width}; recipe {run.config.recipe}, {run.config.length}, batch {run.config.batch_size}; {where}; in {run.folder.path}"
-    )
-
-
-def _color_statistics(split: ImageSplit, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Return mean and standard deviation of each channel over up to 1,000 training images, rounded to three digits."""
-    indices = np.unique(np.linspace(0, len(split) - 1, min(1000, len(split))).astype(int))
-    moments = np.zeros((2, channels))
-    for index in indices:
-        image_01 = split.store[int(index)].reshape(-1, channels) / 255.0
-        moments += image_01.mean(axis=0), (image_01**2).mean(axis=0)
-    mean, square = moments / len(indices)
-    std = np.sqrt(np.maximum(square - mean**2, 1e-4))
-    return tuple(round(float(value), 3) for value in mean), tuple(round(float(value), 3) for value in std)
 
 
 def _new_folder(request: TrainRequest) -> RunFolder:
@@ -279,44 +189,39 @@ def _stem(data: str) -> str:
     return name.split(".")[0] or "run"
 
 
-def _loop(run: _Run, started_at: float) -> Loop:
-    config, preprocessing = run.config, run.card.preprocessing
-    loader = TrainLoader(
-        run.train,
-        Augmentation(config.augment, preprocessing, config.seed),
-        batch_size=config.batch_size,
-        seed=config.seed,
-        sampler=config.sampler,
-        workers=config.workers,
-        device=run.device,
-    )
-    validation = EvalLoader(run.validation, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+def _loop(run: Run, work: Work, started_at: float) -> Loop:
+    config = run.config
 
     def validate(candidate: torch.nn.Module) -> dict[str, float]:
-        metrics = classification_metrics(*classify(candidate, validation, autocast_dtype(config.precision, run.device)), resamples=1)
+        answers = classify(candidate, work.evaluation[run.validation.name], autocast_dtype(config.precision, run.device))
+        metrics = classification_metrics(*answers, resamples=1)
         return {name: metrics[name] for name in ("top1", "nll", "balanced_accuracy")}
 
-    task = Classification(config.task, len(run.images.class_names), config.seed)
     return Loop(
-        run.model, task, loader, validate, config, run.folder,
+        work.model, work.task, work.train, validate, config, run.folder,
         device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
     )  # fmt: skip
 
 
-def _reserve(run: _Run) -> float:
+def _reserve(run: Run, work: Work) -> float:
     """Estimate the seconds that the last validation, the evaluation and the report will take."""
     if run.config.parsed_length.unit != "minutes":
         return 0.0
-    loader = EvalLoader(run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=run.config.workers, device=run.device)
-    each = seconds_per_image(run.model, loader, autocast_dtype(run.config.precision, run.device))
+    loader = work.evaluation[run.reported.name]
+    each = seconds_per_image(work.model, loader, autocast_dtype(run.config.precision, run.device))
     return each * (len(run.validation) + len(run.reported)) + REPORT_SECONDS
 
 
-def _finish(run: _Run, loop: Loop, fitted: FitResult) -> TrainResult:
+def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
     """Measure the trained model on the reported part and write model file, metrics and report."""
     has_test = run.reported is not run.validation
-    run.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
-    evaluation = measure(run.model, run.reported, run.card, device=run.device, skipped=run.images.skipped, workers=run.config.workers)
+    work.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
+    answers = classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
+    evaluation = judge(*answers, run.card, split=run.reported.name, skipped=run.images.skipped)
+    if isinstance(work.task, Distillation):
+        evaluation.metrics["agreement"] = agreement(
+            run.model, work.task.teacher, work.evaluation[run.reported.name], autocast_dtype("auto", run.device)
+        )
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
     save_model(run.folder.model, run.model.state_dict(), card)
     result = _result(run, fitted, evaluation)
@@ -335,7 +240,7 @@ def _weights_to_keep(folder: RunFolder, fitted: FitResult, has_test: bool) -> di
     return read_weights(folder.best) if has_test else fitted.state
 
 
-def _result(run: _Run, fitted: FitResult, evaluation: Evaluation | None) -> TrainResult:
+def _result(run: Run, fitted: FitResult, evaluation: Evaluation | None) -> TrainResult:
     return TrainResult(
         folder=run.folder.path,
         model_path=run.folder.model,

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 from torch import Tensor
@@ -32,6 +33,10 @@ class RawCheckpoint:
     """preprocessor_config.json beside the weights; empty where there is none."""
     wrapper: str | None = None
     """The key of the dictionary that the tensors lay under."""
+    files: tuple[Path, ...] = ()
+    """What was read."""
+    notes: tuple[str, ...] = ()
+    """What was left aside on opening the file, one sentence each."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,7 @@ class Fate:
 
     used: `how` it was brought into kawara's layout ("as it is", "transposed", "q, k and v stacked").
     resized: `how` (method, from, to). dropped: `how` says why. missing: the file has none; `how` says how it was initialised.
+    Where one tensor of the file holds many (a layer axis), `source` is `name[i]`.
     """
 
     what: Literal["used", "resized", "dropped", "missing"]

@@ -16,7 +16,6 @@ from typing import Any
 import safetensors
 import safetensors.torch
 import torch
-from torch import nn
 
 from kawara import models
 from kawara.config import from_dict, to_dict
@@ -89,7 +88,16 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelFileError(f"The header of {path} is damaged.", got=error) from None
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[nn.Module, ModelCard]:
+def is_model_file(path: str | Path) -> bool:
+    """Say whether a kawara model is at `path`: a safetensors file with kawara's header."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return "kawara" in (file.metadata() or {})
+    except (OSError, safetensors.SafetensorError):
+        return False
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> tuple[models.ImageModel, ModelCard]:
     """Build the model of a file in evaluation mode, with its card. Raises ModelFileError if it cannot be read."""
     card = read_card(path)
     try:
@@ -109,10 +117,11 @@ def _unreadable(path: str | Path, error: Exception) -> ModelFileError:
     remedy = "the copy is incomplete or damaged: copy or train it again"
     try:
         with open(path, "rb") as file:
-            start = file.read(8)
-        if start[:2] == b"PK" or start[:1] == b"\x80":
+            start = file.read(9)
+        # The length of the header comes first in a safetensors file and may begin with any byte; a brace follows it.
+        if start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80"):
             remedy = "this looks like a pickle (.pt/.pth); kawara executes no code from files: save it as safetensors"
-        elif len(start) == 8 and struct.unpack("<Q", start)[0] > 100_000_000:
+        elif len(start) == 9 and struct.unpack("<Q", start[:8])[0] > 100_000_000:
             remedy = "this is not a safetensors file"
     except OSError:
         pass

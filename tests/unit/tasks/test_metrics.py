@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from kawara.tasks.classification import soft_target_cross_entropy
-from kawara.tasks.metrics import classification_metrics, confusion_matrix, per_class
+from kawara.tasks.metrics import accuracy_interval, classification_metrics, confusion_matrix, per_class
 
 
 def made_up(n: int = 400, k: int = 7, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -48,6 +48,14 @@ def test_the_interval_is_that_of_a_proportion():
     half = 1.96 * (p * (1 - p) / 2000) ** 0.5
     assert low == pytest.approx(p - half, abs=0.006)
     assert high == pytest.approx(p + half, abs=0.006)
+
+
+def test_the_interval_of_an_accuracy_alone_is_that_of_the_metrics():
+    probabilities, labels = made_up(n=2000)
+    right = probabilities.argmax(axis=1) == labels
+    metrics = classification_metrics(probabilities, labels)
+    assert accuracy_interval(right) == pytest.approx(metrics["top1_ci95"], abs=0.003)
+    assert accuracy_interval(np.ones(50, dtype=bool)) == [1.0, 1.0]
 
 
 def test_the_interval_covers_the_truth_in_about_95_of_100_samples():

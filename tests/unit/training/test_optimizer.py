@@ -168,3 +168,16 @@ def test_the_average_of_weights_follows_its_formula_and_copies_counters():
         expected = decay * expected + (1 - decay) * module.weight.detach()
     torch.testing.assert_close(average.state["weight"], expected)
     assert average.state["num_batches_tracked"] == 29
+
+
+def test_the_backbone_can_move_more_slowly_than_the_head():
+    model = create_model("vit_femto_4", num_classes=3)
+    optimizers = build_optimizers(model, OptimizerConfig(lr=1.0, backbone_rate=0.1, layer_decay=0.5), 8)
+    rates = {
+        id(parameter): group["peak_lr"] for optimizer in optimizers for group in optimizer.param_groups for parameter in group["params"]
+    }
+    rate = {name: rates[id(parameter)] for name, parameter in model.named_parameters()}
+    assert rate["head.weight"] == pytest.approx(1.0)
+    assert rate["norm.weight"] == pytest.approx(0.1)
+    assert rate["blocks.2.attn.qkv.weight"] == pytest.approx(0.1 * 0.5)
+    assert rate["pos_embed"] == pytest.approx(0.1 * 0.5**4)
