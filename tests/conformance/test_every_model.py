@@ -3,6 +3,9 @@
 Sizes from base upwards run on the meta device: shapes and counts without numbers.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -205,6 +208,15 @@ def shaken(name: str, **options) -> ImageModel:
 
 def test_no_model_is_missing_from_the_table() -> None:
     assert set(NUM_PARAMETERS) == set(model_names())
+
+
+def test_the_documents_give_the_same_numbers_for_the_cnns() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \|.*?\| (\d[\d,]{6,}) \|", text, re.MULTILINE)}
+    documented = {name: int(number.replace(",", "")) for name, number in rows.items() if name in NUM_PARAMETERS}
+    assert documented == {name: NUM_PARAMETERS[name] for name in documented}
+    cnns = {name for name in model_names() if not name.startswith(("vit", "se")) and not re.fullmatch(r"convnext_\w+_1", name)}
+    assert set(documented) == cnns
 
 
 @pytest.mark.parametrize("name", model_names())
