@@ -86,7 +86,9 @@ def token_layout(model: ImageModel, image: Tensor) -> TokenLayout:
     """Return the layout of the tokens for images (B, C, H, W) of this size; runs the model on the first of them."""
     with evaluating(model):
         features = model.features(image[:1])
-    names = [name for name, option in (("class", "class_token"), ("distillation", "distillation_token")) if getattr(model.config, option, False)]
+    names = [
+        name for name, option in (("class", "class_token"), ("distillation", "distillation_token")) if getattr(model.config, option, False)
+    ]
     names += [f"register {number + 1}" for number in range(features.num_prefix - len(names))]
     height, width = image.shape[-2:]
     h, w = features.grid
@@ -99,7 +101,7 @@ def token_layout(model: ImageModel, image: Tensor) -> TokenLayout:
 class ObservedAttention:
     """One self-attention layer at work: what it was given, what it answered, and any row of its A.
 
-    `deviation` is the largest distance yet between A V through the projection and the answer, as a share of the largest value of the answer.
+    `deviation` is the largest distance yet between A V through the projection and the answer, as a share of the answer's largest value.
     """
 
     def __init__(self, model: ImageModel, place: str, tokens: Tensor, answer: Tensor, layout: TokenLayout):
@@ -181,8 +183,8 @@ def observe_attention(
 ) -> TokenLayout:
     """Run the backbone on (B, C, H, W) with its own kernels; hand each attention layer to `visit` as it happens.
 
-    Every token is answered in every layer, also in a last block that a classifier would run for the class token alone. What `visit` does not
-    keep is gone when the layer is. Raises ConfigError for a model without self-attention.
+    Every token is answered in every layer, also in a last block that a classifier would run for the class token alone. What `visit` does
+    not keep is gone when the layer is. Raises ConfigError for a model without self-attention.
     """
     places = require_attention(model) if places is None else places
     layout = token_layout(model, image)

@@ -1,7 +1,7 @@
 """How far attention reaches, how sharp it is, and how much the heads of a block differ.
 
-Mean attention distance (ViT, arXiv 2010.11929, fig. 7 right and fig. 11; Raghu et al., arXiv 2108.08810, fig. 3): for every patch that asks,
-the distance in px to every patch that answers, weighted by A, summed over the answers and averaged over the askers and the images:
+Mean attention distance (ViT, arXiv 2010.11929, fig. 7 right and fig. 11; Raghu et al., arXiv 2108.08810, fig. 3): for every patch that
+asks, the distance in px to every patch that answers, weighted by A, summed over the answers and averaged over the askers and the images:
 
     distance = mean_q Σ_k A[q, k] · ‖p_q − p_k‖₂            p: centre of a patch in px
 
@@ -83,7 +83,9 @@ def attention_statistics(model: ImageModel, batches: Iterable[Tensor], *, renorm
         raise DataError("There are no images to measure attention on.")
     layers = list(sums.values())
     if len({layer.distance.shape for layer in layers}) > 1:
-        raise ConfigError("The attention layers of this model differ in their number of heads.", got=[len(layer.distance) for layer in layers])
+        raise ConfigError(
+            "The attention layers of this model differ in their number of heads.", got=[len(layer.distance) for layer in layers]
+        )
     num_rows = num_images * layout.num_patches
     return AttentionStatistics(
         places=tuple(sums),

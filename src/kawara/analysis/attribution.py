@@ -34,6 +34,7 @@ from kawara.models.interface import Features
 
 Maps = NDArray[np.float32]
 
+
 @dataclass(frozen=True)
 class Saliency:
     """One map for each image; higher is more important. Scales differ from method to method: compare orders, not values."""
@@ -90,13 +91,11 @@ def grad_cam(model: ImageModel, image: Tensor, targets: Tensor | None = None) ->
 
 
 @torch.no_grad()
-def occlusion(
-    model: ImageModel, image: Tensor, targets: Tensor | None = None, *, square_share: float = 0.2, batch_size: int = 64
-) -> Maps:
+def occlusion(model: ImageModel, image: Tensor, targets: Tensor | None = None, *, square_share: float = 0.2, batch_size: int = 64) -> Maps:
     """Return how much log p(target) falls when a square around each cell is painted over, (B, h, w), for normalised (B, C, H, W).
 
-    The paint is 0, which is the mean colour of the preprocessing. The side of the square is `square_share` of the shorter side, rounded to an
-    odd number of cells; an object larger than it can stay recognisable. Squares at the border are cut. Costs h·w + 1 answers for each image.
+    The paint is 0, which is the mean colour of the preprocessing. The side of the square is `square_share` of the shorter side, rounded to
+    an odd number of cells; an object larger than it can stay recognisable. Squares at the border are cut. Costs h·w + 1 answers an image.
     """
     layout = token_layout(model, image)
     (h, w), (height, width) = layout.grid, image.shape[-2:]

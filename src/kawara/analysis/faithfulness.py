@@ -77,9 +77,19 @@ class Faithfulness:
         return self.insertion_area - self.deletion_area
 
     @property
+    def beats_deletion(self) -> NDArray[np.bool_]:
+        """(B,) whether the deletion area is below that of every random order."""
+        return self.deletion_area < self.random_area.min(axis=1)
+
+    @property
+    def beats_insertion(self) -> NDArray[np.bool_]:
+        """(B,) whether the insertion area is above that of every random order."""
+        return self.insertion_area > self.random_area.max(axis=1)
+
+    @property
     def faithful(self) -> NDArray[np.bool_]:
-        """(B,) whether the map beats every random order both ways."""
-        return (self.deletion_area < self.random_area.min(axis=1)) & (self.insertion_area > self.random_area.max(axis=1))
+        """(B,) both."""
+        return self.beats_deletion & self.beats_insertion
 
 
 @torch.no_grad()
@@ -154,7 +164,9 @@ def pointing_game(maps: Maps, masks: NDArray[np.bool_], *, tolerance_px: int = 0
     """Play with maps (B, h, w) and objects (B, H, W): a cell lies on the object if its centre pixel does, or one within the tolerance."""
     masks = np.asarray(masks, dtype=bool)
     if len(maps) != len(masks) or masks.ndim != 3:
-        raise ConfigError("Maps and masks do not fit together.", got=f"{np.shape(maps)} and {masks.shape}", allowed="(B, h, w) and (B, H, W)")
+        raise ConfigError(
+            "Maps and masks do not fit together.", got=f"{np.shape(maps)} and {masks.shape}", allowed="(B, h, w) and (B, H, W)"
+        )
     if tolerance_px:
         wide = F.max_pool2d(torch.from_numpy(masks)[:, None].float(), 2 * tolerance_px + 1, stride=1, padding=tolerance_px)
         masks = wide[:, 0].numpy() > 0
@@ -181,7 +193,14 @@ def _ranks(values: Maps, ties: NDArray[np.int64]) -> NDArray[np.int64]:
 
 
 def _curve(
-    model: ImageModel, picture: Tensor, ground: Tensor, target: Tensor, rank: NDArray[np.int64], counts: NDArray[np.int64], insert: bool, batch: int
+    model: ImageModel,
+    picture: Tensor,
+    ground: Tensor,
+    target: Tensor,
+    rank: NDArray[np.int64],
+    counts: NDArray[np.int64],
+    insert: bool,
+    batch: int,
 ) -> Floats:
     """Return p(target) (S + 1,) when the first `counts` cells of one image (C, H, W) are painted over, or are the only ones there."""
     rows, columns = (torch.from_numpy(cells_of_pixels(side, n)) for side, n in zip(picture.shape[-2:], rank.shape))

@@ -109,5 +109,7 @@ def normalise(image_01: Tensor, preprocessing: Preprocessing) -> Tensor:
 
 
 def _statistics(like: Tensor, preprocessing: Preprocessing) -> tuple[Tensor, Tensor]:
-    mean, std = (torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std))
+    mean, std = (
+        torch.tensor(values, dtype=like.dtype, device=like.device).reshape(-1, 1, 1) for values in (preprocessing.mean, preprocessing.std)
+    )
     return mean, std

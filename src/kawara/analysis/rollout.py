@@ -28,7 +28,15 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kawara.analysis.attention import ObservedAttention, Query, TokenLayout, default_query, observe_attention, require_attention, token_layout
+from kawara.analysis.attention import (
+    ObservedAttention,
+    Query,
+    TokenLayout,
+    default_query,
+    observe_attention,
+    require_attention,
+    token_layout,
+)
 from kawara.analysis.evaluation_mode import evaluating
 from kawara.errors import ConfigError
 from kawara.layers import taps
@@ -62,8 +70,9 @@ def attention_rollout(model: ImageModel, image: Tensor, *, start: Query | None =
     """
     layers: list[ObservedAttention] = []
     layout = observe_attention(model, image, layers.append)
-    reached = _start(layout, start, len(image)).to(layers[0].tokens.device)
-    for layer in reversed(layers):
+    reached = _start(layout, start, len(image)).to(image.device)
+    while layers:
+        layer = layers.pop()  # and with it, in the end, its Q, K and V
         carried = torch.zeros_like(reached)
         for rows, weights in layer.chunks():
             carried += torch.einsum("bq,bqk->bk", reached[:, rows], weights.mean(dim=1).double())
@@ -75,8 +84,7 @@ def gradient_rollout(model: ImageModel, image: Tensor, targets: Tensor | None = 
     """Return the relevance of each patch for the logit of `targets`, (B, h, w) ≥ 0, for normalised images (B, C, H, W).
 
     R_L without the identity. `targets` (B,) None: the predicted classes. Not scaled: the sum depends on the size of the gradients. `start`
-    as for `attention_rollout`.
-    Raises ConfigError for a model without attention or without a head.
+    as for `attention_rollout`. Raises ConfigError for a model without attention or without a head.
     """
     places = require_attention(model)
     layout = token_layout(model, image)
@@ -88,12 +96,12 @@ def gradient_rollout(model: ImageModel, image: Tensor, targets: Tensor | None = 
         gradients = torch.autograd.grad(score, [found[place] for place in places])
     begun = reached = _start(layout, start, len(image)).to(image.device)
     for place, gradient in reversed(list(zip(places, gradients))):
-        layer = ObservedAttention(model, place, found[f"{place}:input"], found[place], layout)
-        value = layer.query_key_value[2]
+        attention = ObservedAttention(model, place, found[f"{place}:input"], found[place], layout)
+        value = attention.query_key_value[2]
         with torch.no_grad():
-            of_heads = split_heads(gradient.to(value.dtype) @ layer.layer.proj.weight.to(value.dtype), layer.layer.heads)
+            of_heads = split_heads(gradient.to(value.dtype) @ attention.layer.proj.weight.to(value.dtype), attention.layer.heads)
             carried = torch.zeros_like(reached)
-            for rows, weights in layer.chunks():
+            for rows, weights in attention.chunks():
                 relevance = (of_heads[:, :, rows] @ value.transpose(-2, -1) * weights).clamp_min_(0).mean(dim=1)
                 carried += torch.einsum("bq,bqk->bk", reached[:, rows], relevance.double())
         reached = reached + carried

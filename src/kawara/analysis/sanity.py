@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from scipy.stats import rankdata
-from torch import Tensor
 
 from kawara.errors import ConfigError
 from kawara.models import ImageModel
@@ -25,7 +24,7 @@ from kawara.models import ImageModel
 def randomise_from_top(model: ImageModel, num_layers: int, *, seed: int = 0) -> ImageModel:
     """Return a copy of a model whose last `num_layers` layers are noise: 1 is the head with the final norm, 2 also the last block, …
 
-    Layers are those of `layer_index`; `model.num_layers + 1` of them are everything. A larger number randomises the layers above in the same way.
+    Layers are those of `layer_index`; `model.num_layers + 1` of them are everything. Layers keep their noise as more are added.
     """
     if not 0 <= num_layers <= model.num_layers + 1:
         raise ConfigError("There are not so many layers to randomise.", got=num_layers, allowed=f"0 to {model.num_layers + 1}")
@@ -33,10 +32,9 @@ def randomise_from_top(model: ImageModel, num_layers: int, *, seed: int = 0) -> 
     parameters = sorted(model.named_parameters(), key=lambda named: -model.layer_index(named[0]))
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in parameters:
-        noise = torch.randn(parameter.shape, generator=generator)
         if model.layer_index(name) > model.num_layers - num_layers:
-            deviation = parameter.float().std(correction=0)
-            parameter.copy_(parameter.float().mean() + deviation * noise.to(parameter.device))
+            noise = torch.randn(parameter.shape, generator=generator).to(parameter.device)
+            parameter.copy_(parameter.float().mean() + parameter.float().std(correction=0) * noise)
     return model
 
 

@@ -165,7 +165,9 @@ def test_4096_tokens_need_little_memory(monkeypatch: pytest.MonkeyPatch) -> None
     model = small_vit(image_size=(256, 256), class_token=False, pool="mean", depth=1, width=8, heads=2)
     sizes = []
     weights = room.attention_weights
-    monkeypatch.setattr(room, "attention_weights", lambda query, key: sizes.append(key.shape[-2] * query[..., 0].numel()) or weights(query, key))
+    monkeypatch.setattr(
+        room, "attention_weights", lambda query, key: sizes.append(key.shape[-2] * query[..., 0].numel()) or weights(query, key)
+    )
     maps = attention_maps(model, image_for(model, 1), queries=[(1, 2)])
     assert maps.weights.shape == (1, 1, 2, 1, 4096)
     assert sizes == [2 * 4096]

@@ -90,7 +90,9 @@ def test_equal_salience_is_no_order_at_all() -> None:
 def test_a_shuffle_keeps_every_tile(tiles_per_side: int) -> None:
     def tiles(image: Tensor) -> list[bytes]:
         n = tiles_per_side
-        return sorted(tile.numpy().tobytes() for tile in image.unflatten(1, (n, -1)).unflatten(3, (n, -1)).permute(1, 3, 0, 2, 4).reshape(n * n, -1))
+        return sorted(
+            tile.numpy().tobytes() for tile in image.unflatten(1, (n, -1)).unflatten(3, (n, -1)).permute(1, 3, 0, 2, 4).reshape(n * n, -1)
+        )
 
     shuffled = corrupt(images(), "shuffle", tiles_per_side, draw_for())
     for before, after in zip(images(), shuffled):
@@ -112,7 +114,9 @@ def test_a_shift_moves_by_whole_pixels_and_mirrors_the_border() -> None:
     distances = []
     for number in range(20):
         shifted = corrupt(images(1), "shift", 0.25, Draw(torch.tensor([number])))[0]
-        found = [(down, right) for down in range(-7, 8) for right in range(-7, 8) if torch.equal(shift_image(images(1)[0], down, right), shifted)]
+        found = [
+            (down, right) for down in range(-7, 8) for right in range(-7, 8) if torch.equal(shift_image(images(1)[0], down, right), shifted)
+        ]
         assert len(found) == 1
         distances.append(np.hypot(*found[0]))
     np.testing.assert_allclose(distances, 7, atol=0.75)  # a quarter of 28 px, rounded to pixels
