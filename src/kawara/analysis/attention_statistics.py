@@ -28,7 +28,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kawara.analysis.attention import ObservedAttention, TokenLayout, observe_attention
+from kawara.analysis.observed_attention import ObservedAttention, TokenLayout, observe_attention
 from kawara.errors import ConfigError, DataError
 from kawara.models import ImageModel
 
@@ -108,8 +108,8 @@ def patch_distances(grid: tuple[int, int], cell_px: tuple[float, float], queries
 
 
 def attention_distance(weights: Tensor, distances: Tensor, *, renormalise: bool = False) -> Tensor:
-    """Return Σ_k A[q, k] · distance[q, k] for rows of A over the patches alone: (…, Q, h·w) and (Q, h·w) give (…, Q) in px."""
-    expected = torch.einsum("...qk,qk->...q", weights, distances.to(weights))
+    """Return Σ_k A[q, k] · distance[q, k] for rows of A over the patches alone: (…, Q, h·w) and (Q, h·w) of one dtype give (…, Q) in px."""
+    expected = torch.einsum("...qk,qk->...q", weights, distances)
     return expected / weights.sum(dim=-1) if renormalise else expected
 
 
@@ -146,14 +146,14 @@ class _Sums:
         num_prefix = layout.num_prefix
         for rows, weights in attention.chunks(num_prefix):
             patches = slice(rows.start - num_prefix, rows.stop - num_prefix)
-            distances = patch_distances(layout.grid, layout.cell_px, patches).to(weights.device)
+            distances = patch_distances(layout.grid, layout.cell_px, patches).to(weights.dtype).to(weights.device)
             distance = attention_distance(weights[..., num_prefix:], distances, renormalise=renormalise)
             self.distance = self.distance + _total(distance, (0, 2))
-            self.entropy = self.entropy + _total(torch.special.entr(weights).sum(dim=-1), (0, 2))
+            self.entropy = self.entropy + _total(-torch.xlogy(weights, weights).sum(dim=-1), (0, 2))
             self.prefix = self.prefix + _total(weights[..., :num_prefix], (0, 2))
             self.agreement += float(_total(head_agreement(weights), (0, 1)))
         self.deviation = max(self.deviation, attention.deviation)
 
 
 def _total(values: Tensor, axes: tuple[int, ...]) -> Floats:
-    return values.double().sum(dim=axes).cpu().numpy()
+    return values.cpu().double().sum(dim=axes).numpy()  # not every device has float64

@@ -24,8 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kawara.analysis.attention import attention_places, token_layout
 from kawara.analysis.evaluation_mode import evaluating
+from kawara.analysis.observed_attention import attention_places, token_layout
 from kawara.analysis.rollout import attention_rollout, chosen_targets, class_logits, gradient_rollout
 from kawara.errors import InternalError, UnknownNameError
 from kawara.layers import taps

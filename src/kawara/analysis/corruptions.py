@@ -147,7 +147,7 @@ def _drop_non_salient(image_01: Tensor, share: float, draw: Draw) -> Tensor:
 def _salience_ranks(draw: Draw) -> Tensor:
     """Return the rank (B, h, w) of each tile, 0 the most salient; equal ones in random order."""
     assert draw.salience is not None
-    salience = F.adaptive_avg_pool2d(draw.salience.double().cpu()[:, None], draw.tiles).flatten(1)
+    salience = F.adaptive_avg_pool2d(draw.salience.cpu().double()[:, None], draw.tiles).flatten(1)
     shuffles = torch.stack([torch.randperm(salience.shape[1], generator=generator) for generator in draw.generators("salience")])
     order = shuffles.gather(1, salience.gather(1, shuffles).argsort(dim=1, descending=True, stable=True))
     return order.argsort(dim=1).unflatten(1, draw.tiles)

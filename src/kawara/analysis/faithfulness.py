@@ -212,7 +212,7 @@ def _curve(
         shown = first if insert else ~first
         logits = model(torch.where(shown[:, None], picture, ground))
         values.append(logits.float().softmax(dim=1)[:, target])
-    return torch.cat(values).double().cpu().numpy()
+    return torch.cat(values).cpu().double().numpy()
 
 
 def _area(curves: Floats, shares: Floats) -> Floats:

@@ -28,7 +28,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kawara.analysis.attention import (
+from kawara.analysis.evaluation_mode import evaluating
+from kawara.analysis.observed_attention import (
     ObservedAttention,
     Query,
     TokenLayout,
@@ -37,7 +38,6 @@ from kawara.analysis.attention import (
     require_attention,
     token_layout,
 )
-from kawara.analysis.evaluation_mode import evaluating
 from kawara.errors import ConfigError
 from kawara.layers import taps
 from kawara.layers.attention import split_heads
@@ -70,12 +70,12 @@ def attention_rollout(model: ImageModel, image: Tensor, *, start: Query | None =
     """
     layers: list[ObservedAttention] = []
     layout = observe_attention(model, image, layers.append)
-    reached = _start(layout, start, len(image)).to(image.device)
+    reached = _start(layout, start, image)
     while layers:
         layer = layers.pop()  # and with it, in the end, its Q, K and V
         carried = torch.zeros_like(reached)
         for rows, weights in layer.chunks():
-            carried += torch.einsum("bq,bqk->bk", reached[:, rows], weights.mean(dim=1).double())
+            carried += torch.einsum("bq,bqk->bk", reached[:, rows], weights.mean(dim=1))
         reached = (reached + carried) / 2
     return _patches(reached, layout)
 
@@ -94,7 +94,8 @@ def gradient_rollout(model: ImageModel, image: Tensor, targets: Tensor | None = 
         logits = class_logits(model, model.features(image.detach().requires_grad_()))
         score = logits.gather(1, chosen_targets(logits, targets)[:, None]).sum()
         gradients = torch.autograd.grad(score, [found[place] for place in places])
-    begun = reached = _start(layout, start, len(image)).to(image.device)
+    begun = _start(layout, start, image)
+    reached = torch.zeros_like(begun)  # without the identity, beside which small relevances would lose their digits
     for place, gradient in reversed(list(zip(places, gradients))):
         attention = ObservedAttention(model, place, found[f"{place}:input"], found[place], layout)
         value = attention.query_key_value[2]
@@ -103,9 +104,9 @@ def gradient_rollout(model: ImageModel, image: Tensor, targets: Tensor | None = 
             carried = torch.zeros_like(reached)
             for rows, weights in attention.chunks():
                 relevance = (of_heads[:, :, rows] @ value.transpose(-2, -1) * weights).clamp_min_(0).mean(dim=1)
-                carried += torch.einsum("bq,bqk->bk", reached[:, rows], relevance.double())
+                carried += torch.einsum("bq,bqk->bk", (begun + reached)[:, rows], relevance)
         reached = reached + carried
-    return _patches(reached - begun, layout)
+    return _patches(reached, layout)
 
 
 def class_logits(model: ImageModel, features: Features) -> Tensor:
@@ -129,10 +130,11 @@ def chosen_targets(logits: Tensor, targets: Tensor | None) -> Tensor:
     return targets
 
 
-def _start(layout: TokenLayout, start: Query | None, num_images: int) -> Tensor:
+def _start(layout: TokenLayout, start: Query | None, image: Tensor) -> Tensor:
     """Return the rows of the identity (B, N) that are carried: one token, or the mean over the patches."""
     start = default_query(layout) if start is None else start
-    rows = torch.zeros(num_images, layout.num_tokens, dtype=torch.float64)
+    dtype = torch.float64 if image.dtype == torch.float64 else torch.float32
+    rows = torch.zeros(len(image), layout.num_tokens, dtype=dtype, device=image.device)
     if start == "mean":
         rows[:, layout.num_prefix :] = 1 / layout.num_patches
     else:

@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kawara.analysis import attention as room
-from kawara.analysis.attention import AttentionMaps, attention_maps, attention_places, observe_attention, token_layout
+from kawara.analysis import observed_attention as room
+from kawara.analysis.attention import AttentionMaps, attention_maps
+from kawara.analysis.observed_attention import attention_places, observe_attention, token_layout
 from kawara.errors import ConfigError, InternalError, UnknownNameError
 from kawara.layers import taps
 from kawara.models import VisionTransformer, ViTConfig

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kawara.analysis import attention as room
+from kawara.analysis import observed_attention as room
 from kawara.analysis.attention import attention_maps
 from kawara.analysis.attention_statistics import (
     attention_distance,
@@ -39,13 +39,13 @@ def images(number: int, size: tuple[int, int] = (12, 20)) -> Tensor:
 def test_uniform_attention_has_its_known_distance(side: int, patch: int, expected: float) -> None:
     distances = patch_distances((side, side), (patch, patch))
     uniform = torch.full((side**2, side**2), 1 / side**2)
-    assert attention_distance(uniform, distances).mean().item() == pytest.approx(expected, abs=0.006)
+    assert attention_distance(uniform.double(), distances).mean().item() == pytest.approx(expected, abs=0.006)
     assert uniform_distance((side, side), (patch, patch)) == pytest.approx(expected, abs=0.006)
 
 
 def test_identity_attention_has_distance_0_and_the_corners_are_farthest() -> None:
     distances = patch_distances((14, 14), (16, 16))
-    assert attention_distance(torch.eye(196), distances).abs().max().item() == 0
+    assert attention_distance(torch.eye(196, dtype=torch.float64), distances).abs().max().item() == 0
     assert distances.max().item() == pytest.approx(294.16, abs=0.005)
 
 

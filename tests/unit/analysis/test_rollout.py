@@ -7,8 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from kawara.analysis import attention as room
-from kawara.analysis.attention import attention_maps, token_layout
+from kawara.analysis import observed_attention as room
+from kawara.analysis.attention import attention_maps
+from kawara.analysis.observed_attention import token_layout
 from kawara.analysis.rollout import attention_rollout, gradient_rollout, rollout
 from kawara.errors import ConfigError
 from kawara.layers import attention as layers
