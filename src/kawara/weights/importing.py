@@ -33,7 +33,7 @@ _OTHER_FAMILIES = (
     (r"(^|\.)h\.\d+\.attn\.c_attn|\.self_attn\.q_proj|\.input_layernorm\.", "a language model"),
     (r"(^|\.)(down|up)_blocks\.\d+|model\.diffusion_model", "a diffusion model"),
     (r"(^|\.)patch_embed\d?\..*|attn_block|window_attention", "another vision transformer"),
-    (r"running_mean$", "a convolutional network"),
+    (r"running_mean$", "a convolutional network of another family"),
 )
 """What tensors of families are called that no format reads, for the message; the first that is found."""
 

@@ -36,7 +36,10 @@ class Origin:
     crop_fraction: float
     large_crop_fraction: float
     """From 384 px on."""
-    position_resize: PositionResize
+    position_resize: PositionResize = "bicubic-antialias"
+    """Nothing to a CNN."""
+    interpolation: Interpolation = "bicubic"
+    """Of images."""
 
 
 ORIGINS = {
@@ -117,7 +120,7 @@ def find_preprocessing(
             color="grey" if channels == 1 else "rgb",
             resize="squash" if said.text(said.pretrained, "crop_mode") == "squash" else "crop",
             crop_fraction=usual_crop if crop_fraction is None else crop_fraction,
-            interpolation=_interpolation(said, notes),
+            interpolation=_interpolation(said, origin, notes),
             mean=mean,
             std=std,
         )
@@ -125,13 +128,13 @@ def find_preprocessing(
         raise ModelFileError(f"The .json beside {said.path} says something impossible about images.", got=error) from None
 
 
-def _interpolation(said: Sidecar, notes: list[str]) -> Interpolation:
+def _interpolation(said: Sidecar, origin: Origin, notes: list[str]) -> Interpolation:
     name = said.text(said.pretrained, "interpolation")
-    if name == "bilinear":
-        return "bilinear"
-    if name not in (None, "bicubic"):
-        notes.append(f"The .json beside the file asks for {name} interpolation of images; kawara takes bicubic.")
-    return "bicubic"
+    if name == "bilinear" or name == "bicubic":
+        return name
+    if name is not None:
+        notes.append(f"The .json beside the file asks for {name} interpolation of images; kawara takes {origin.interpolation}.")
+    return origin.interpolation
 
 
 def _is_dinov2(names: Iterable[str]) -> bool:
