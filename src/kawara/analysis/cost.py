@@ -26,7 +26,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from kawara.analysis.places import evaluating
+from kawara.analysis.evaluation_mode import evaluating
 from kawara.layers.bit_resnet import EXPANSION, resnet_stride
 from kawara.models import ImageModel, ViTConfig
 

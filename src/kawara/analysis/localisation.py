@@ -21,7 +21,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kawara.analysis.places import Layout, as_tokens, depths, evaluating, layout_of, token_layout
+from kawara.analysis.evaluation_mode import evaluating
+from kawara.analysis.places import Layout, as_tokens, depths, layout_of, token_layout
 from kawara.analysis.similarity import MinibatchCKA, grams_of_tokens
 from kawara.errors import DataError
 from kawara.layers import taps

@@ -12,13 +12,12 @@ Axes: B batch, D width or channels, h w grid, R prefix tokens, N = R + h·w.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from kawara.analysis.evaluation_mode import evaluating
 from kawara.errors import ConfigError
 from kawara.layers.residual import Block, SkipConnection
 from kawara.models import ImageModel
@@ -116,18 +115,6 @@ def layout_of(activation: Tensor, layout: Layout) -> Layout:
             allowed=f"(batch, {layout.num_prefix} + {h}·{w}, width) or (batch, width, height, width)",
         )
     return layout
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model into evaluation mode for the time being."""
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
 
 
 def _is_our_own(module: nn.Module) -> bool:

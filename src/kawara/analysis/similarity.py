@@ -33,7 +33,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kawara.analysis.places import evaluating, representation_layers
+from kawara.analysis.evaluation_mode import evaluating
+from kawara.analysis.places import representation_layers
 from kawara.errors import DataError
 from kawara.layers import taps
 from kawara.models import ImageModel

@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from kawara.analysis.places import as_tokens, evaluating, skip_places, token_layout
+from kawara.analysis.evaluation_mode import evaluating
+from kawara.analysis.places import as_tokens, skip_places, token_layout
 from kawara.analysis.similarity import MinibatchCKA, gram
 from kawara.errors import DataError
 from kawara.layers import taps

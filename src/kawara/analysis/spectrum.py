@@ -24,7 +24,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from kawara.analysis.places import Layout, as_map, block_places, evaluating, token_layout
+from kawara.analysis.evaluation_mode import evaluating
+from kawara.analysis.places import Layout, as_map, block_places, token_layout
 from kawara.errors import DataError
 from kawara.layers import taps
 from kawara.layers.residual import Block

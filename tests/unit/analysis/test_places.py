@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import nn
 
+from kawara.analysis.evaluation_mode import evaluating
 from kawara.analysis.places import (
     Layout,
     as_map,
     as_tokens,
     block_places,
     depths,
-    evaluating,
     layout_of,
     representation_layers,
     skip_places,

@@ -77,7 +77,7 @@ def test_hints_replace_what_would_be_assumed(tmp_path):
     path = saved(tmp_path / "x.safetensors", shaken().state_dict())
     guessed = import_checkpoint(path)
     assert guessed.card.config.heads == 1  # one head of 32
-    assert any("1, each 32 wide, is assumed. --heads N changes it" in note for note in guessed.foreign.notes)
+    assert any("1, each 32 wide, is assumed. kawara convert --heads N changes it" in note for note in guessed.foreign.notes)
     told = import_checkpoint(path, Hints(heads=2, normalisation="imagenet"))
     assert (told.card.config.heads, told.card.preprocessing.mean, told.foreign.notes) == (2, IMAGENET_MEAN, [])
     for heads in (0, 3, -2):
@@ -129,7 +129,9 @@ def test_the_sidecar_of_the_hub_says_everything(tmp_path):
         ({"num_heads": 2, "pretrained_cfg": {"mean": [1, 2]}}, "mean that makes no sense"),
         ({"num_heads": 2, "pretrained_cfg": {"mean": [0, 0, 0], "std": [0, 1, 1]}}, "impossible about images"),
         ({"num_heads": 2, "pretrained_cfg": {"crop_pct": 7}}, "impossible about images"),
-        ({"num_heads": 2, "pretrained_cfg": {"input_size": [3, -4, 4]}}, "impossible about images"),
+        ({"num_heads": 2, "pretrained_cfg": {"input_size": [3, -4, 4]}}, "input_size that makes no sense"),
+        ({"num_heads": 2, "pretrained_cfg": {"input_size": [3, 10**9, 10**9]}}, "input_size that makes no sense"),
+        ({"num_heads": 2, "pretrained_cfg": {"input_size": 3}}, "input_size that makes no sense"),
     ],
 )
 def test_a_sidecar_that_makes_no_sense_says_where(tmp_path, sidecar, words):
@@ -270,6 +272,7 @@ def test_half_precision_becomes_float32_and_says_so(tmp_path):
     ("change", "words"),
     [
         (lambda state: state.update({"adapter.weight": torch.ones(3)}), r"cannot explain(.|\n)*adapter\.weight"),
+        (lambda state: state.pop("blocks.1.attn.qkv.bias"), r"blocks\.1\.attn\.qkv\.bias"),
         (lambda state: state.pop("blocks.1.mlp.fc2.bias"), r"blocks\.1\.mlp\.fc2\.bias"),
         (lambda state: state.update({"blocks.4.norm1.weight": torch.ones(32)}), "lacks some blocks"),
         (lambda state: state.update({"blocks.1.norm1.weight": torch.ones(31)}), r"blocks\.1\.norm1\.weight"),

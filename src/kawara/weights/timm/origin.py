@@ -108,7 +108,8 @@ def find_preprocessing(
     if said_mean is None or said_std is None:
         if hints.normalisation is None:
             colors = "ImageNet's mean and deviation" if imagenet else "mean and deviation 0.5"
-            notes.append(f"How images are prepared is assumed, as for {origin.title}: {colors}. --normalise imagenet or half changes it.")
+            change = "kawara convert --normalise imagenet or half changes it."
+            notes.append(f"How images are prepared is assumed, as for {origin.title}: {colors}. {change}")
     elif hints.normalisation is None:
         mean, std = said_mean, said_std
     usual_crop = origin.large_crop_fraction if min(image_size) >= _LARGE_PX else origin.crop_fraction
