@@ -9,8 +9,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from kawara.data.preprocessing import Preprocessing
 from kawara.errors import ConfigError, ModelFileError
 from kawara.models import ConvNeXtConfig, RegNetConfig, ResNetConfig, build, model_config
+from kawara.weights import ModelCard, timm
 from kawara.weights.convnets import FORMATS, TIMM_CONVNETS, TORCHVISION_CONVNETS, kawara_name
 from kawara.weights.foreign import Foreign, Hints, RawCheckpoint
 from kawara.weights.importing import open_model
@@ -306,3 +308,10 @@ def changed(name: str, changes: dict[str, Tensor | None]) -> dict[str, Tensor]:
 def test_what_cannot_be_explained_is_refused(name: str, changes: dict[str, Tensor | None], message: str) -> None:
     with pytest.raises(ModelFileError, match=message):
         read(changed(name, changes))
+
+
+def test_a_cnn_needs_no_conversion_to_timm(tmp_path) -> None:
+    config = CONFIGS["basic"]
+    card = ModelCard("resnet18", config, ("0", "1", "2", "3", "4"), Preprocessing())
+    with pytest.raises(ConfigError, match="timm's names already"):
+        timm.write(tmp_path / "x", build(config), card)
