@@ -71,8 +71,9 @@ class ResNetConfig(ConvNetConfig):
         require(self.squeeze_reduction >= 0, "The model option squeeze_reduction cannot be negative.", self.squeeze_reduction)
         basic_alone = self.block == "bottleneck" or self.expansion == self.groups == 1
         require(basic_alone, "expansion and groups act only in bottlenecks.", f"expansion {self.expansion}, groups {self.groups}")
-        drawn_in = self.shortcut == "padding" and list(self.widths) != sorted(self.widths)
-        require(not drawn_in, "Shortcuts by padding add channels, so that no stage may be narrower than the one before.", self.widths)
+        channels = [self.stem_width, *(width * self.expansion for width in self.widths)]
+        narrows = self.shortcut == "padding" and channels != sorted(channels)
+        require(not narrows, "Shortcuts by padding add channels, so that no stage may be narrower than what is before it.", channels)
         divisible = not any(width % self.groups for width in self.widths)
         require(divisible, "Every width must be a multiple of groups.", f"widths {self.widths}, groups {self.groups}")
 

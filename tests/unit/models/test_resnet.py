@@ -221,6 +221,7 @@ def test_a_skip_connection_can_be_taken_away() -> None:
         ({"block": "preact"}, "value of block"),
         ({"stem": "conv5"}, "value of stem"),
         ({"shortcut": "padding", "widths": (8, 8, 4, 4)}, "add channels"),
+        ({"shortcut": "padding", "stem_width": 6}, "add channels"),
         ({"squeeze_reduction": -1}, "negative"),
         ({"stochastic_depth": 1.0}, "probability"),
         ({"dropout": -0.1}, "probability"),
