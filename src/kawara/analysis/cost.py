@@ -26,6 +26,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from kawara.analysis.evaluation_mode import evaluating
 from kawara.layers.bit_resnet import EXPANSION, resnet_stride
 from kawara.models import ImageModel, ViTConfig
 
@@ -55,7 +56,7 @@ def count_macs(model: ImageModel, image_size: tuple[int, int] | None = None) -> 
     parameter = next(model.parameters())
     image = torch.zeros(1, model.config.channels, height, width, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), _evaluating(model), _explicit_attention(model), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), evaluating(model), _explicit_attention(model), sdpa_kernel(SDPBackend.MATH), counter:
         model.apply_heads(model.features(image))  # every token in every block, as the papers count
     return counter.get_total_flops() // 2
 
@@ -99,17 +100,6 @@ def _resnet_macs(config: ViTConfig, image_size: tuple[int, int]) -> int:
             channels = EXPANSION * hidden
     patch = config.patch_size // resnet_stride(config.resnet_blocks)
     return macs + cells // patch**2 * channels * patch**2 * config.width
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    training = {module: module.training for module in model.modules()}
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, was_training in training.items():
-            module.training = was_training
 
 
 @contextmanager

@@ -36,6 +36,16 @@ SHAPE_NAMES = tuple(_SHAPES)
 
 def shape_image(shape: str, number: int, *, size: int | tuple[int, int] = 32, seed: int = 0) -> ImageU8:
     """Return the `number`-th picture of `shape`, (H, W, 3) uint8; `size` is a side or (height, width)."""
+    return _draw(shape, number, size, seed)[0]
+
+
+def shape_mask(shape: str, number: int, *, size: int | tuple[int, int] = 32, seed: int = 0) -> npt.NDArray[np.bool_]:
+    """Return where the shape is in `shape_image` of the same arguments, (H, W): the pixels of which it covers more than half."""
+    return _draw(shape, number, size, seed)[1] > 0.5
+
+
+def _draw(shape: str, number: int, size: int | tuple[int, int], seed: int) -> tuple[ImageU8, Plane]:
+    """Return the picture (H, W, 3) and how much of each pixel the shape covers (H, W)."""
     height, width = (size, size) if isinstance(size, int) else size
     random = np.random.default_rng([seed, SHAPE_NAMES.index(shape), number])
     y, x = np.mgrid[0:height, 0:width].astype(np.float64)
@@ -51,9 +61,9 @@ def shape_image(shape: str, number: int, *, size: int | tuple[int, int] = 32, se
     turn = random.uniform(-0.35, 0.35)
     u = ((x - center_x) * np.cos(turn) + (y - center_y) * np.sin(turn)) / radius
     v = ((y - center_y) * np.cos(turn) - (x - center_x) * np.sin(turn)) / radius
-    cover = np.clip(0.5 - _SHAPES[shape](u, v) * radius, 0, 1)[..., None]  # one pixel wide soft edge
-    image = image * (1 - cover) + shape_color * cover + random.normal(0, 6, (height, width, 3))
-    return np.clip(np.rint(image), 0, 255).astype(np.uint8)
+    cover = np.clip(0.5 - _SHAPES[shape](u, v) * radius, 0, 1)  # one pixel wide soft edge
+    image = image * (1 - cover[..., None]) + shape_color * cover[..., None] + random.normal(0, 6, (height, width, 3))
+    return np.clip(np.rint(image), 0, 255).astype(np.uint8), cover
 
 
 def shape_arrays(
