@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `models`, `recipes`, `demo`, `doctor`."""
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `convert`, `models`, `recipes`, `demo`, `doctor`."""
 
 from __future__ import annotations
 
@@ -117,6 +117,17 @@ def build_parser() -> _Parser:
     predict.add_argument("--device", metavar="NAME")
     predict.add_argument("--batch-size", type=int, default=64, metavar="N")
 
+    convert = verb("convert", "read a checkpoint of timm, transformers, torchvision or google-research, or write one", CONVERT_EPILOG)
+    convert.add_argument("source", metavar="SRC", help="file or folder of weights, a kawara model, or hub:owner/name[@revision][/file]")
+    convert.add_argument("destination", metavar="DST", help="a new .safetensors file, or a new folder")
+    convert.add_argument(
+        "--to", choices=["kawara", "timm", "huggingface"], help="what to write (default: kawara for .safetensors, huggingface for a folder)"
+    )
+    convert.add_argument("--heads", type=int, metavar="N", help="number of attention heads, for files that do not say it")
+    convert.add_argument(
+        "--normalise", choices=["imagenet", "half"], help="colours that the model was trained with: mean and std of ImageNet, or 0.5"
+    )
+
     models = verb("models", "list the models, or show one")
     models.add_argument("name", nargs="?", metavar="NAME")
     recipes = verb("recipes", "list the recipes, or show one with its settings")
@@ -160,6 +171,18 @@ examples:
   kawara predict model.safetensors photo.jpg
   kawara predict model.safetensors photos/ --csv > answers.csv
   find . -name '*.jpg' | kawara predict model.safetensors - --json
+"""
+
+CONVERT_EPILOG = """\
+examples:
+  kawara convert hub:google/vit-base-patch16-224 vit.safetensors     from the Hugging Face hub, ready for kawara
+  kawara convert vit_b_16.pth vit.safetensors                        torchvision, timm, DeiT, DINO, MAE, DINOv2 files
+  kawara convert ViT-B_16.npz vit.safetensors                        google-research files
+  kawara convert odd.pth odd.safetensors --heads 5                   where a file does not say how many heads it has
+  kawara convert runs/photos-1/model.safetensors for-transformers/   leave: a folder that transformers loads
+  kawara convert runs/photos-1/model.safetensors for-timm.safetensors --to timm
+
+A table says what became of every tensor. Nothing is executed from files, and nothing is written unless all of it can be.
 """
 
 

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,34 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on success it becomes `path`, on failure nothing is left.
+
+    Raises RunFolderError when there is something at `path` already, the disk is full or the place cannot be written.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        refuse_existing(path)
+        temporary.mkdir()
+        yield temporary
+        for file in temporary.iterdir():
+            with open(file, "rb+") as opened:
+                os.fsync(opened.fileno())
+        os.rename(temporary, path)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def refuse_existing(path: Path) -> None:
+    """Raise RunFolderError if there is a file, or a folder with content, at `path`."""
+    if path.is_file() or (path.is_dir() and any(path.iterdir())):
+        raise RunFolderError(f"{path} exists already.", remedy="another name, or delete it first")
+
+
 def write_text(path: str | Path, text: str) -> None:
     """Write `text` as UTF-8, atomically."""
     with replacing(path) as temporary:
@@ -46,5 +75,7 @@ def write_json(path: str | Path, value: Any) -> None:
 def cannot_write(path: Path, error: OSError) -> RunFolderError:
     """Return the error that says why `path` cannot be written and what to do."""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return RunFolderError(f"No space is left to write {path}.", remedy="free some disk space, then run the same command with --resume")
-    return RunFolderError(f"{path} cannot be written.", got=error.strerror or error, remedy="--out with a folder that you may write to")
+        return RunFolderError(
+            f"No space is left to write {path}.", remedy="free some disk space; a training run then goes on with --resume"
+        )
+    return RunFolderError(f"{path} cannot be written.", got=error.strerror or error, remedy="a folder that you may write to")

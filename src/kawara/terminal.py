@@ -152,6 +152,30 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
     return 2 if failed else 0
 
 
+def _convert(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.weights.foreign import Hints
+
+    hints = Hints(heads=options.heads, normalisation=options.normalise)
+    conversion = verbs.convert(options.source, options.destination, options.to, hints)
+    if options.json:
+        _print_json(conversion.to_dict())
+        return 0
+    table = Table("in the source", "in kawara", "tensors", "", "how", box=None, pad_edge=False)
+    for group in conversion.groups():
+        table.add_row(*(_plain(text or "–") for text in (group.source, group.target, str(group.count), group.what, group.how)))
+    _stdout().print(table)
+    print(f"\n{conversion.total}")
+    for note in conversion.notes:
+        print(f"note: {note}")
+    config, card = conversion.card.config, conversion.card
+    height, width = config.image_size
+    print(f"\nmodel   {card.name}: {conversion.num_parameters:,} parameters, {height}×{width} px, {len(card.class_names) or 'no'} classes")
+    for path in conversion.files:
+        print(f"wrote   {path}")
+    return 0
+
+
 def _models(options: argparse.Namespace, started_at: float) -> int:
     from kawara.verbs import describe_model, list_models
 
@@ -240,6 +264,7 @@ _VERBS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "convert": _convert,
     "models": _models,
     "recipes": _recipes,
     "demo": _demo,

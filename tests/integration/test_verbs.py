@@ -208,7 +208,7 @@ def test_a_mistake_is_explained_and_exits_with_2(photos, run, tmp_path, capsys, 
 
 
 def test_help_teaches(capsys):
-    for verb in ([], ["train"], ["evaluate"], ["predict"], ["models"], ["recipes"], ["demo"], ["doctor"]):
+    for verb in ([], ["train"], ["evaluate"], ["predict"], ["convert"], ["models"], ["recipes"], ["demo"], ["doctor"]):
         assert main([*verb, "--help"]) == 0
         shown = capsys.readouterr().out
         assert "kawara" in shown

@@ -1,1 +1,1 @@
-"""Numbers about models, never pictures: what they cost, and later what they look at."""
+"""Numbers about models, never pictures: what they cost, and how an image is represented from layer to layer."""

@@ -1,7 +1,7 @@
 """What a token takes from every other, block by block and head by head.
 
-The rows of A come from `observed_attention.py`: recomputed for the asked queries alone, and verified against what the model did. A name for
-the picture that people mean by "the attention map" is the row of the class token in the last block, one map for each head.
+The rows of A come from `observed_attention.py`: recomputed for the asked queries alone, and verified against what the model did. What is
+called "the attention map" of a ViT is the row of the class token in the last block, one for each head.
 
 Axes: B batch, R prefix tokens, h w patch grid, N = R + h·w tokens, L attention layers asked for, M heads asked for, Q queries.
 """

@@ -26,7 +26,7 @@ from torch import Tensor
 
 from kawara.analysis.evaluation_mode import evaluating
 from kawara.analysis.observed_attention import attention_places, token_layout
-from kawara.analysis.rollout import attention_rollout, chosen_targets, class_logits, gradient_rollout
+from kawara.analysis.rollout import attention_rollout, chosen_targets, class_logits, gradient_rollout, require_head
 from kawara.errors import InternalError, UnknownNameError
 from kawara.layers import taps
 from kawara.models import ImageModel
@@ -54,8 +54,9 @@ def saliency_methods(model: ImageModel) -> list[str]:
 def saliency(model: ImageModel, image: Tensor, method: str, targets: Tensor | None = None) -> Saliency:
     """Explain the logits of `targets` (B,), by default the predicted classes, for normalised images (B, C, H, W).
 
-    Raises UnknownNameError for a method that does not exist for this model.
+    Raises UnknownNameError for a method that does not exist for this model, ConfigError for a model without a head.
     """
+    require_head(model)
     methods = saliency_methods(model)
     if method not in methods:
         raise UnknownNameError(f"saliency method for {type(model).__name__}", method, methods)
@@ -97,6 +98,7 @@ def occlusion(model: ImageModel, image: Tensor, targets: Tensor | None = None, *
     The paint is 0, which is the mean colour of the preprocessing. The side of the square is `square_share` of the shorter side, rounded to
     an odd number of cells; an object larger than it can stay recognisable. Squares at the border are cut. Costs h·w + 1 answers an image.
     """
+    require_head(model)
     layout = token_layout(model, image)
     (h, w), (height, width) = layout.grid, image.shape[-2:]
     reach = max(0, round((square_share * min(h, w) - 1) / 2))  # cells to either side

@@ -31,7 +31,7 @@ from torch import Tensor
 
 from kawara.analysis.corruptions import cells_of_pixels, gaussian_blur
 from kawara.analysis.evaluation_mode import evaluating
-from kawara.analysis.rollout import chosen_targets
+from kawara.analysis.rollout import chosen_targets, require_head
 from kawara.errors import ConfigError
 from kawara.models import ImageModel
 
@@ -112,8 +112,9 @@ def faithfulness(
         steps: how many portions of cells; never more than there are cells.
         paint: "mean": 0, the mean colour of the preprocessing. "blur": the image itself, blurred.
 
-    Raises ConfigError where maps and images do not fit together.
+    Raises ConfigError where maps and images do not fit together, or for a model without a head.
     """
+    require_head(model)
     if not maps:
         raise ConfigError("There are no maps to measure.")
     grids = {method: np.asarray(values).shape for method, values in maps.items()}

@@ -7,7 +7,8 @@ eq. 1; ViT, arXiv 2010.11929, App. A). No row leaves this file unless
     1. it sums to 1 within 1e-5, and
     2. A V, sent through the output projection, is what the fused layer answered, within the tolerance of the number format.
 
-Otherwise there is an error and no picture. Only rows that are asked for exist, and never more than `CHUNK_ENTRIES` values of A at a time.
+Otherwise there is an error and no picture. (A projection that is still zero, as in a model fresh from `zero_residual`, hides everything:
+the second check is then empty.) Only rows that are asked for exist, and never more than `CHUNK_ENTRIES` values of A at a time.
 
 Axes: B batch, R prefix tokens, h w patch grid, N = R + h·w tokens, M heads, Q queries, D width, E = D/M.
 """

@@ -111,9 +111,14 @@ def gradient_rollout(model: ImageModel, image: Tensor, targets: Tensor | None = 
 
 def class_logits(model: ImageModel, features: Features) -> Tensor:
     """Return logits (B, K), the mean of the heads. Raises ConfigError for a model without one."""
+    require_head(model)
+    return mean_of_heads(model.apply_heads(features))
+
+
+def require_head(model: ImageModel) -> None:
+    """Raise ConfigError for a model without classes."""
     if not model.config.num_classes:
         raise ConfigError("This model has no head, so there is no class to explain.", remedy="a model with num_classes ≥ 1")
-    return mean_of_heads(model.apply_heads(features))
 
 
 def chosen_targets(logits: Tensor, targets: Tensor | None) -> Tensor:

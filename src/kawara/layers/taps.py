@@ -33,11 +33,14 @@ def places(model: nn.Module) -> list[str]:
 
 
 @contextmanager
-def read(model: nn.Module, *names: str, detach: bool = True) -> Iterator[dict[str, Any]]:
+def read(
+    model: nn.Module, *names: str, detach: bool = True, keep: Callable[[Any], Any] = lambda activation: activation
+) -> Iterator[dict[str, Any]]:
     """Keep the activations at the named places while the model runs.
 
     Yields a dictionary from name to activation, filled by each forward pass (the latest one stays). `detach=False` keeps the graph,
-    for gradients. Raises UnknownNameError for a place that does not exist.
+    for gradients. `keep` says what to hold of each activation, so that a summary of every layer costs the memory of summaries alone.
+    Raises UnknownNameError for a place that does not exist.
     """
     found: dict[str, Any] = {}
     handles = []
@@ -46,7 +49,7 @@ def read(model: nn.Module, *names: str, detach: bool = True) -> Iterator[dict[st
             pattern, argument = _parse(name)
             for place in _matching(model, pattern):
                 label = place if argument is None else f"{place}:{name.partition(':')[2]}"
-                handles.append(model.get_submodule(place).register_forward_hook(_reader(found, label, argument, detach)))
+                handles.append(model.get_submodule(place).register_forward_hook(_reader(found, label, argument, detach, keep)))
         yield found
     finally:
         for handle in handles:
@@ -94,10 +97,10 @@ def _matching(model: nn.Module, pattern: str) -> list[str]:
     return matches
 
 
-def _reader(found: dict[str, Any], label: str, argument: int | None, detach: bool) -> Callable[..., None]:
+def _reader(found: dict[str, Any], label: str, argument: int | None, detach: bool, keep: Callable[[Any], Any]) -> Callable[..., None]:
     def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         activation = output if argument is None else inputs[argument]
-        found[label] = activation.detach() if detach and isinstance(activation, Tensor) else activation
+        found[label] = keep(activation.detach() if detach and isinstance(activation, Tensor) else activation)
 
     return hook
 

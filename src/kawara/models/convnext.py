@@ -9,7 +9,8 @@ pre-norm MLP whose branch is scaled by a learned γ (layer scale, arXiv 2103.172
     y = head(LN(mean over the cells of the last map))
 
 Sizes: tiny, small and base are the paper's; atto, femto, pico and nano timm's; zepto, yocto and ronto go on downward here.
-Differs from the paper: stems of stride 2 (2×2) and 1 (3×3, as a 1×1 convolution would see single pixels) for small images.
+Differs from the paper, for small images: stems of stride 2 (2×2) and 1 (3×3, as a 1×1 convolution would see single pixels), and no γ, which
+from 1e-6 grows too slowly for a short training (docs/lab-log.md).
 
 Parameter names are timm's (`stem.0`, `stages.0.blocks.0.conv_dw`, `….norm`, `….mlp.fc1`, `….gamma`, `stages.1.downsample.1`, `head.norm`,
 `head.fc`).
@@ -19,7 +20,7 @@ Axes: B batch, C channels, H W pixels, P stem stride, h w cells of a map, D chan
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import get_args
 
 import torch
@@ -200,11 +201,13 @@ def _variants() -> list[Variant]:
     """Return every named ConvNeXt; stems of stride 1 and 2 are for small images."""
     rows = []
     for name, (depths, widths, strides, source) in _SIZES.items():
+        stages = f"widths {', '.join(map(str, widths))}, blocks {', '.join(map(str, depths))}"
         for stride in strides:
-            side, suffix = (224, "") if stride == 4 else (32, f"_{stride}")
-            config = ConvNeXtConfig(image_size=(side, side), depths=depths, widths=widths, stem_stride=stride)
-            stages = f"widths {', '.join(map(str, widths))}, blocks {', '.join(map(str, depths))}"
-            where = "224 px" if stride == 4 else "small images"
+            config = ConvNeXtConfig(depths=depths, widths=widths, stem_stride=stride)
+            suffix, where = "", "224 px"
+            if stride < 4:
+                config = replace(config, image_size=(32, 32), layer_scale=None)
+                suffix, where = f"_{stride}", "small images"
             rows.append(Variant(f"convnext_{name}{suffix}", config, f"ConvNeXt-{name}, stem of stride {stride}, {stages}, {where}", source))
     return rows
 

@@ -59,7 +59,7 @@ class ResNetConfig(ConvNetConfig):
     squeeze_reduction: int = 0
     """r of squeeze-and-excitation: C/r hidden channels, rounded to a multiple of 8; 0: none."""
     zero_residual: bool = True
-    """Whether blocks start as their shortcut; see `initialise`."""
+    """Whether blocks start as their shortcut; see `initialise`. Off in the rows for small images (docs/lab-log.md)."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -219,7 +219,7 @@ _CIFAR_DEPTHS = {"20": 3, "32": 5, "44": 7, "56": 9}
 # Width of the first stage: with 10 classes, each has as many parameters as the ViT of that name, within 10 %.
 _TWINS = {"femto": 16, "pico": 26, "nano": 42, "micro": 64, "mini": 78, "milli": 92}
 
-_SMALL_IMAGES = ResNetConfig(image_size=(32, 32), block="basic", expansion=1, stem="conv3")
+_SMALL_IMAGES = ResNetConfig(image_size=(32, 32), block="basic", expansion=1, stem="conv3", zero_residual=False)
 
 
 def _rows() -> list[tuple[str, ResNetConfig, str, str]]:
@@ -229,7 +229,7 @@ def _rows() -> list[tuple[str, ResNetConfig, str, str]]:
         config = ResNetConfig(block=block, depths=depths, expansion=4 if block == "bottleneck" else 1)
         rows.append((number, config, f"-{number}, 224 px", "arXiv 1512.03385, table 1"))
         if number in _WITH_SMALL_STEM:
-            config = replace(config, stem="conv3", image_size=(32, 32))
+            config = replace(config, stem="conv3", image_size=(32, 32), zero_residual=False)
             rows.append((f"{number}_small", config, f"-{number} behind a 3×3 stem, small images", "arXiv 1512.03385, table 1"))
     for number, depth in _CIFAR_DEPTHS.items():
         config = replace(_SMALL_IMAGES, depths=(depth,) * 3, widths=(16, 32, 64), stem_width=16, shortcut="padding")

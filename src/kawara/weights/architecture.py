@@ -36,7 +36,7 @@ def choose_heads(width: int, asked: int | None, said: int | None, path: str, not
         if head_width is None:
             raise ModelFileError(f"{path} does not say how many heads it has.", got=f"width {width}", remedy="--heads N")
         heads = width // head_width
-        notes.append(f"The number of heads is not in the file: {heads} heads of {head_width} are assumed. --heads N changes it.")
+        notes.append(f"The number of heads is not in the file: {heads}, each {head_width} wide, is assumed. --heads N changes it.")
     if heads < 1 or width % heads:
         raise ModelFileError(f"The heads of {path} do not divide its width of {width}.", got=heads, remedy="--heads N")
     return heads

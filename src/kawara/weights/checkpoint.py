@@ -128,7 +128,7 @@ def _read_file(path: Path) -> Mapping[str, Any]:
     except MemoryError:
         raise _unreadable(path, "it asks for more memory than there is", None) from None
     except Exception as error:  # a damaged archive or pickle can fail in any way
-        raise _unreadable(path, _one_line(error), _COMPLETE_COPY) from None
+        raise _unreadable(path, error, _COMPLETE_COPY) from None
     raise _unreadable(path, "its content is not that of a .safetensors, .pth, .bin or .npz file", None)
 
 
@@ -250,9 +250,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: object) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
-def _unreadable(path: Path, reason: str, remedy: str | None) -> ModelFileError:
-    return ModelFileError(f"{path} cannot be read as a checkpoint.", got=" ".join(reason.split())[:200], remedy=remedy)
+def _unreadable(path: Path, reason: object, remedy: str | None) -> ModelFileError:
+    return ModelFileError(f"{path} cannot be read as a checkpoint.", got=_one_line(reason), remedy=remedy)

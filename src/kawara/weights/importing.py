@@ -18,12 +18,12 @@ import torch
 from kawara import models
 from kawara.errors import ConfigError, ModelFileError
 from kawara.models.interface import ImageModel
-from kawara.weights import google, timm
+from kawara.weights import google, huggingface, timm, torchvision
 from kawara.weights.checkpoint import read_checkpoint
 from kawara.weights.foreign import Fate, Foreign, Format, Hints, RawCheckpoint
 from kawara.weights.model_file import ModelCard, is_model_file, load_model
 
-FORMATS: tuple[Format, ...] = (timm.FORMAT, google.FORMAT)
+FORMATS: tuple[Format, ...] = (timm.FORMAT, google.FORMAT, huggingface.FORMAT, torchvision.FORMAT)
 """In the order in which they are asked whether they recognise a checkpoint."""
 
 _OTHER_FAMILIES = (

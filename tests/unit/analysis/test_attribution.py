@@ -155,5 +155,8 @@ def test_asking_for_what_there_is_not() -> None:
         saliency(small_vit(), images(), "oclusion")
     with pytest.raises(UnknownNameError, match="SmallCNN"):
         saliency(SmallCNN(through_tokens=True), images(), "rollout")
+    for explain in (lambda model: saliency(model, images(), "rollout"), lambda model: grad_cam(model, images())):
+        with pytest.raises(ConfigError, match="no head"):
+            explain(small_vit(num_classes=0))
     with pytest.raises(ConfigError, match="no head"):
-        saliency(small_vit(num_classes=0), images(), "grad_cam")
+        occlusion(small_vit(num_classes=0), images())

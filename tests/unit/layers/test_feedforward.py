@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from kawara.errors import UnknownNameError
-from kawara.layers.feedforward import FeedForward, activation
+from kawara.layers.feedforward import FeedForward, GatedFeedForward, TanhLayer, activation
 
 
 def test_both_gelus_give_their_golden_values() -> None:
@@ -29,6 +29,21 @@ def test_feed_forward_is_two_dense_layers() -> None:
 
 def test_without_bias() -> None:
     assert {name for name, _ in FeedForward(8, 20, bias=False).named_parameters()} == {"fc1.weight", "fc2.weight"}
+
+
+def test_gated_feed_forward_multiplies_by_the_silu_of_the_first_half() -> None:
+    layer = GatedFeedForward(4, 6)
+    tokens = torch.randn(2, 3, 4)
+    both = tokens @ layer.fc1.weight.T + layer.fc1.bias
+    gate, values = both[..., :6], both[..., 6:]
+    expected = (gate / (1 + torch.exp(-gate)) * values) @ layer.fc2.weight.T + layer.fc2.bias
+    torch.testing.assert_close(layer(tokens), expected)
+
+
+def test_tanh_layer() -> None:
+    layer = TanhLayer(4, 3)
+    tokens = torch.randn(2, 4)
+    torch.testing.assert_close(layer(tokens), torch.tanh(tokens @ layer.weight.T + layer.bias))
 
 
 def test_an_unknown_activation_offers_near_ones() -> None:

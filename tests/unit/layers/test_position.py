@@ -95,3 +95,17 @@ def test_sincos_entry_by_entry() -> None:
 def test_sincos_needs_a_multiple_of_four() -> None:
     with pytest.raises(ConfigError, match="multiple of 4"):
         sincos_positions((2, 2), 6)
+
+
+@pytest.mark.parametrize("method", get_args(PositionResize))
+@pytest.mark.parametrize(("patch", "side"), [(16, 14), (14, 37), (8, 28)])
+def test_every_multiple_of_the_patch_up_to_1024_px(method: PositionResize, patch: int, side: int) -> None:
+    """A table of one value stays that value at every size: rows and columns are never missing, nor do weights miss their sum of 1."""
+    table = torch.full((1, 1 + side**2, 1), 0.75)
+    cells = range(-(-32 // patch), 1024 // patch + 1)
+    for rows, columns in zip(cells, reversed(cells)):
+        resized = resize_positions(table, (side, side), (rows, columns), num_prefix=1, method=method)
+        assert resized.shape == (1, 1 + rows * columns, 1)
+        assert (resized - 0.75).abs().max() < 1e-5
+    for cell in cells:
+        assert resize_positions(table, (side, side), (cell, cell), num_prefix=1, method=method).shape == (1, 1 + cell**2, 1)

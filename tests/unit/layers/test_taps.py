@@ -31,6 +31,15 @@ def test_a_star_stands_for_one_part_of_the_name(blocks: nn.Sequential) -> None:
     assert set(found) == {"0.attn", "1.attn"}
 
 
+def test_only_what_is_kept_stays(blocks: nn.Sequential) -> None:
+    tokens = torch.randn(2, 5, 8)
+    with taps.read(blocks, "*.attn", "1:input", keep=lambda activation: activation.sum().item()) as found:
+        blocks(tokens)
+    with taps.read(blocks, "*.attn", "1:input") as whole:
+        blocks(tokens)
+    assert found == {name: activation.sum().item() for name, activation in whole.items()}
+
+
 def test_the_graph_is_kept_where_asked(blocks: nn.Sequential) -> None:
     with taps.read(blocks, "0", detach=False) as found:
         output = blocks(torch.randn(2, 5, 8))

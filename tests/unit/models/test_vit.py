@@ -186,11 +186,85 @@ def test_conv_stem_takes_sizes_that_are_no_multiple() -> None:
         ({"activation": "gelu_erf"}, "gelu"),
         ({"depth": 0}, "depth"),
         ({"dropout": 1.5}, "probability"),
+        ({"mlp": "swiglu", "activation": "relu"}, "SwiGLU has a non-linearity"),
+        ({"mlp": "glu"}, "value of mlp"),
+        ({"pool": "map", "final_norm": "pooled"}, "pools normed tokens"),
+        ({"head_hidden": 0}, "at least 1"),
+        ({"head_hidden": 8, "num_classes": 0}, "needs classes"),
+        ({"head_hidden": 8, "distillation_token": True}, "linear heads"),
+        ({"resnet_width": 32}, "only with stem 'resnet'"),
+        ({"stem": "resnet", "stem_norm": "layer"}, "only with stem 'conv'"),
+        ({"stem": "resnet", "resnet_width": 32}, "multiple of it"),
+        ({"stem": "resnet", "resnet_width": 40, "resnet_blocks": (1,)}, "32 groups"),
     ],
 )
 def test_options_that_do_not_fit_say_so(options: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         dataclasses.replace(SMALL, **options)
+
+
+EXTENSIONS = {
+    "resnet": {"stem": "resnet", "resnet_width": 32, "resnet_blocks": (2, 1)},
+    "swiglu": {"mlp": "swiglu"},
+    "map": {"pool": "map", "class_token": False, "registers": 2},
+    "head": {"head_hidden": 12},
+}
+
+
+@pytest.mark.parametrize("options", EXTENSIONS.values(), ids=EXTENSIONS)
+def test_extensions_learn_everywhere_and_take_other_sizes(options: dict) -> None:
+    model = shaken(dataclasses.replace(SMALL, **options))
+    model(torch.randn(3, 3, 16, 24)).square().sum().backward()
+    assert [name for name, parameter in model.named_parameters() if parameter.grad is None or not parameter.grad.any()] == []
+    assert model.features(torch.randn(2, 3, 32, 8)).grid == (4, 1)
+    assert model(torch.randn(2, 3, 32, 8)).shape == (2, 5)
+    copy = build(model.config)
+    copy.load_state_dict(model.state_dict())
+    image = torch.randn(2, 3, 16, 24)
+    assert torch.equal(copy.eval()(image), model(image))
+    assert {model.layer_index(name) for name, _ in model.named_parameters()} == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("options", EXTENSIONS.values(), ids=EXTENSIONS)
+@pytest.mark.parametrize("initialisation", ["deit", "zero_residual"])
+def test_extensions_can_start_to_learn(options: dict, initialisation: str) -> None:
+    torch.manual_seed(0)
+    model = VisionTransformer(dataclasses.replace(SMALL, **options, initialisation=initialisation))
+    image, labels = torch.randn(4, 3, 16, 24), torch.tensor([0, 1, 2, 3])
+    loss = F.cross_entropy(model(image), labels)
+    assert loss.item() == pytest.approx(math.log(5))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    for _ in range(3):
+        optimizer.zero_grad()
+        loss = F.cross_entropy(model(image), labels)
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < math.log(5) - 1e-4
+
+
+def test_attention_pooling_reads_the_normed_patches() -> None:
+    model = shaken(dataclasses.replace(SMALL, pool="map", registers=2))
+    features = model.features(torch.randn(2, 3, 16, 24))
+    torch.testing.assert_close(features.pooled, model.attn_pool(features.tokens[:, 3:]))
+    assert "attn_pool.latent" in model.no_decay()
+
+
+def test_the_hidden_layer_of_the_head_is_tanh_and_goes_with_the_head() -> None:
+    model = shaken(dataclasses.replace(SMALL, head_hidden=12))
+    image = torch.randn(2, 3, 16, 24)
+    pooled = model.features(image).pooled
+    hidden = torch.tanh(pooled @ model.pre_logits.weight.T + model.pre_logits.bias)
+    torch.testing.assert_close(model(image), model.head(hidden))
+    model.reset_head(3)
+    assert (model.config.head_hidden, model.pre_logits, model.head.in_features) == (None, None, 16)
+    assert torch.equal(model(image), torch.zeros(2, 3))
+
+
+def test_each_unit_of_the_resnet_starts_as_its_skip_connection() -> None:
+    model = VisionTransformer(dataclasses.replace(SMALL, **EXTENSIONS["resnet"]))
+    unit = model.patch_embed.backbone.stages[0][1]
+    maps = torch.randn(1, 128, 4, 4).relu()
+    torch.testing.assert_close(unit(maps), maps, rtol=0, atol=0)
 
 
 def test_images_of_the_wrong_shape_say_what_is_wanted() -> None:

@@ -114,6 +114,34 @@ def test_a_truncated_file_and_a_foreign_one_are_told_apart(written, tmp_path):
         load_model(tmp_path / "none.safetensors")
 
 
+def test_damage_is_not_taken_for_a_pickle_because_of_the_length_of_the_header(tmp_path):
+    path = tmp_path / "short.safetensors"
+    path.write_bytes(struct.pack("<Q", 0x180) + b'{"weight": ')  # begins with 0x80, as a pickle does
+    with pytest.raises(ModelFileError, match="incomplete or damaged"):
+        read_card(path)
+
+
+def test_files_from_before_an_option_existed_have_its_default(written):
+    model, card, path = written
+    newer = ("mlp", "head_hidden", "resnet_blocks", "resnet_width")
+    rewrite(path, lambda header, tensors: [header["config"].pop(name) for name in newer])
+    loaded, found = load_model(path)
+    assert found == card
+    assert all(torch.equal(tensor, model.state_dict()[name]) for name, tensor in loaded.state_dict().items())
+
+
+@pytest.mark.parametrize("blocks", [(), (1, 2)])
+def test_a_hybrid_comes_back(tmp_path, blocks):
+    model = create_model("vit_femto_8", num_classes=3, image_size=32, stem="resnet", resnet_width=32, resnet_blocks=blocks).eval()
+    card = ModelCard("hybrid", model.config, ("a", "b", "c"), Preprocessing((32, 32)))
+    save_model(tmp_path / "model.safetensors", model.state_dict(), card)
+    loaded, found = load_model(tmp_path / "model.safetensors")
+    assert found == card
+    assert found.config.resnet_blocks == blocks
+    image = torch.randn(1, 3, 32, 32)
+    torch.testing.assert_close(loaded(image), model(image))
+
+
 def test_a_failed_write_leaves_the_old_file(written, monkeypatch):
     model, card, path = written
     before = path.read_bytes()

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from dataclasses import replace
 from typing import Any
 
 import torch
@@ -61,6 +60,9 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
     heads = ledger.shape("encoder0/attention/query/kernel", 3)[1]
     if hints.heads not in (None, heads):
         raise ConfigError(f"{checkpoint.path} says itself how many heads it has.", got=hints.heads, allowed=heads)
+    resnet: dict[str, Any] = {}
+    if blocks is not None:
+        resnet = {"stem": "resnet", "resnet_blocks": blocks, "resnet_width": ledger.shape("conv_root/kernel", 4)[3]}
     try:
         config = ViTConfig(
             image_size=image_size,
@@ -77,10 +79,8 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
             head_hidden=ledger.shape("pre_logits/kernel", 2)[1] if "pre_logits/kernel" in ledger else None,
             class_position=class_position,
             position_resize="bilinear-corners",
-            stem="patch" if blocks is None else "resnet",
+            **resnet,
         )
-        if blocks is not None:
-            config = replace(config, resnet_blocks=blocks, resnet_width=ledger.shape("conv_root/kernel", 4)[3])
         with torch.device("meta"):
             shapes = {name: tuple(tensor.shape) for name, tensor in models.build(config).state_dict().items()}
     except ConfigError as error:
@@ -88,9 +88,9 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
 
     use_outside(ledger, config)
     for block in range(config.depth):
-        use_block(ledger, block)
+        use_block(ledger, block, config)
     if config.pool == "map":
-        use_attention_pooling(ledger)
+        use_attention_pooling(ledger, config)
     if blocks is not None:
         use_resnet(ledger, blocks)
     ledger.close(shapes)

@@ -15,6 +15,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from kawara.errors import ModelFileError
 from kawara.models.vit import ViTConfig
 from kawara.weights.ledger import Ledger
 
@@ -33,10 +34,11 @@ def use_outside(ledger: Ledger, config: ViTConfig) -> None:
             _use_dense(ledger, name, name)
 
 
-def use_block(ledger: Ledger, block: int) -> None:
+def use_block(ledger: Ledger, block: int, config: ViTConfig) -> None:
     """Use the tensors of one block of the transformer."""
     target, source = f"blocks.{block}", f"encoder{block}"
     parts = [f"{source}/attention/{part}" for part in ("query", "key", "value")]
+    _check_heads(ledger, parts, config)
     ledger.use(f"{target}.attn.qkv.weight", *(f"{part}/kernel" for part in parts), how="query, key and value stacked", join=_stacked)
     ledger.use(f"{target}.attn.qkv.bias", *(f"{part}/bias" for part in parts), how="query, key and value stacked", join=_stacked_biases)
     _use_output(ledger, f"{target}.attn.proj", f"{source}/attention/out")
@@ -46,9 +48,10 @@ def use_block(ledger: Ledger, block: int) -> None:
         _use_dense(ledger, f"{target}.mlp.fc{layer + 1}", f"{source}/mlp/Dense_{layer}")
 
 
-def use_attention_pooling(ledger: Ledger) -> None:
+def use_attention_pooling(ledger: Ledger, config: ViTConfig) -> None:
     """Use big_vision's multi-head attention pooling."""
     attention = "MAPHead_0/MultiHeadDotProductAttention_0"
+    _check_heads(ledger, [f"{attention}/{part}" for part in ("query", "key", "value")], config)
     ledger.use("attn_pool.latent", "MAPHead_0/probe")
     ledger.use("attn_pool.attn.query.weight", f"{attention}/query/kernel", how="transposed", join=_stacked)
     ledger.use("attn_pool.attn.query.bias", f"{attention}/query/bias", how="flattened", join=_stacked_biases)
@@ -90,6 +93,14 @@ def _use_norm(ledger: Ledger, target: str, source: str) -> None:
 def _use_output(ledger: Ledger, target: str, source: str) -> None:
     ledger.use(f"{target}.weight", f"{source}/kernel", how="transposed", join=lambda parts: parts[0].flatten(0, 1).T)
     ledger.use(f"{target}.bias", f"{source}/bias")
+
+
+def _check_heads(ledger: Ledger, names: Sequence[str], config: ViTConfig) -> None:
+    """Raise unless all kernels are cut into heads alike: once flattened, they would fit in any case."""
+    expected = config.width, config.heads, config.width // config.heads
+    for name in names:
+        if (shape := ledger.shape(f"{name}/kernel", 3)) != expected:
+            raise ModelFileError(f"The heads in {ledger.path} are not alike.", got=f"{name} {shape}", allowed=expected)
 
 
 def _stacked(kernels: Sequence[Tensor]) -> Tensor:

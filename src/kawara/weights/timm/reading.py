@@ -102,9 +102,11 @@ def read(checkpoint: RawCheckpoint, hints: Hints) -> Foreign:
         raise ModelFileError(f"{checkpoint.path} is a ViT that kawara cannot build.", got=error) from None
 
     _fold_register_positions(ledger, config, prefix)
-    for name, shape in shapes.items():
-        if name.endswith((".attn.qkv.bias", "patch_embed.proj.bias")) and name not in ledger:
-            ledger.fill(name, torch.zeros(shape), "zero: the model of the file has no bias there")
+    for suffix in (".attn.qkv.bias", "patch_embed.proj.bias"):
+        biases = [name for name in shapes if name.endswith(suffix)]
+        if not any(name in ledger for name in biases):  # where only some are missing, the file is damaged
+            for name in biases:
+                ledger.fill(name, torch.zeros(shapes[name]), "zero: the model of the file has no bias there")
     ledger.close(shapes)
     return Foreign(
         format="timm",

@@ -9,6 +9,8 @@ from typing import Any
 from kawara.errors import ModelFileError
 from kawara.weights.foreign import RawCheckpoint
 
+_MAX_SIDE_PX = 16_384
+
 
 class Sidecar:
     """What is said about a model; every answer is None where nothing is said. Raises ModelFileError for values that make no sense."""
@@ -62,15 +64,20 @@ class Sidecar:
         value = self.values.get("img_size")
         if value is None:
             return self.input_size()
-        pair = value if isinstance(value, list) else [value, value]
-        if len(pair) != 2 or not all(isinstance(side, int) and not isinstance(side, bool) and side > 0 for side in pair):
-            raise self._unclear("img_size", value, "a number or [height, width]")
-        return pair[0], pair[1]
+        return self._size("img_size", value if isinstance(value, list) else [value, value])
 
     def input_size(self) -> tuple[int, int] | None:
         """Read the size (H, W) in px that images are prepared at."""
-        channels_and_size = self.numbers("input_size", 3)
-        return None if channels_and_size is None else (int(channels_and_size[1]), int(channels_and_size[2]))
+        value = self.pretrained.get("input_size")
+        if value is None:
+            return None
+        return self._size("input_size", value[1:] if isinstance(value, list) and len(value) == 3 else value)
+
+    def _size(self, name: str, value: Any) -> tuple[int, int]:
+        whole = isinstance(value, list) and all(isinstance(side, int) and not isinstance(side, bool) for side in value)
+        if not whole or len(value) != 2 or not 1 <= min(value) <= max(value) <= _MAX_SIDE_PX:
+            raise self._unclear(name, value, f"whole numbers from 1 to {_MAX_SIDE_PX}")
+        return value[0], value[1]
 
     def class_names(self, num_classes: int, notes: list[str]) -> tuple[str, ...]:
         """Return the names of the classes, else their numbers."""
