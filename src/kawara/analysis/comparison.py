@@ -148,7 +148,7 @@ def judge(first: Right, second: Right, *, of: Literal["models", "ways"] = "ways"
 
     Args:
         of: "models": these very weights are compared, and the images decide. "ways": each side is one run or several of a way to make a
-            model (an architecture, a recipe); with a single run it cannot be known whether the way or the luck of the run made the difference.
+            model (an architecture, a recipe); with a single run it cannot be known whether the way made the difference or luck.
         relevant: a difference worth knowing. Where none is found, "no difference" is said only if one as large as this would have been
             found with a power of 80 %, and the interval that the seeds leave is not wider than ± it.
     """

@@ -1,8 +1,8 @@
 """How long models take: one image at a time, as many a second as can be, and over the image size.
 
-What a number here means: evaluation mode, no gradients, float32, `threads` intra-op threads (1 unless said otherwise), images made beforehand.
-Models that are compared are timed in turns, A B A B …, in one process, so that what else the machine does meets them all alike. The first
-runs are thrown away (warm-up).
+What a number here means: evaluation mode, no gradients, float32, `threads` intra-op threads (1 unless said otherwise), images made
+beforehand. Models that are compared are timed in turns, A B A B …, in one process, so that what else the machine does meets them all alike.
+The first runs are thrown away (warm-up).
 
 Axes: B batch, C channels, H W pixels.
 """
@@ -67,7 +67,10 @@ def batch_one_latency(candidates: Sequence[ImageModel], *, repeats: int = 100, t
 
 
 def throughput(candidates: Sequence[ImageModel], *, repeats: int = 3, threads: int = 1, largest: int = LARGEST_BATCH) -> list[Throughput]:
-    """Find the batch size, of 1, 2, 4, …, with most images a second, for each model; the models take turns, the best of `repeats` counts."""
+    """Find the batch size, of 1, 2, 4, …, with most images a second, for each model.
+
+    The models take turns; the best of `repeats` counts.
+    """
     best = [Throughput(0.0, 1)] * len(candidates)
     stale = [0] * len(candidates)
     batch = 1
@@ -92,12 +95,12 @@ def usual_sizes(config: Any) -> list[int]:
 
 
 def cost_over_size(
-    configs: Sequence[Any], sizes_px: Sequence[int], *, repeats: int = 5, threads: int = 1, most_macs: float = 4e9
+    configs: Sequence[Any], sizes_px: Sequence[int], *, repeats: int = 7, threads: int = 1, most_macs: float = 4e9
 ) -> list[list[SizeCost]]:
-    """Return for each configuration what square images of these sides cost: MACs (attention included) and milliseconds at batch 1.
+    """Return for each configuration what square images of these sides cost: MACs and milliseconds.
 
-    Weights do not matter here: the models are built anew at each size. Sizes that a model does not take are left out of its list; one of
-    more than `most_macs` is counted but not timed.
+    The MACs hold the attention; the time is that of one image, the least of `repeats`. Weights do not matter here: the models are built anew
+    at each size. Sizes that a model does not take are left out of its list; one of more than `most_macs` is counted but not timed.
     """
     costs: list[list[SizeCost]] = [[] for _ in configs]
     for side in sizes_px:
@@ -113,7 +116,7 @@ def cost_over_size(
         timed = [model for _, _, model in there if model is not None]
         times = iter(_timed_in_turns(timed, [1] * len(timed), repeats, threads))
         for index, macs, model in there:
-            costs[index].append(SizeCost(side, macs, None if model is None else float(np.median(next(times)) * 1e3)))
+            costs[index].append(SizeCost(side, macs, None if model is None else float(next(times).min() * 1e3)))
     return costs
 
 

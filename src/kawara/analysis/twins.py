@@ -1,7 +1,7 @@
 """The CNN of the same size as a ViT, and the ViT of the same size as a CNN.
 
 The same size is one of: parameters, MACs of one image, measured latency at batch 1. Every named model of the other kind is a candidate,
-nearest first in parameters and MACs together, so that a twin in one is no stranger in the other. A candidate is then stretched until it fits:
+nearest first in parameters and MACs together, so that a twin in one is no stranger in the other. A candidate is stretched until it fits:
 
     CNN   the widths of all stages by one factor, each rounded to a multiple of 2 (of 1 or of the group width where that is needed);
           where that is not enough, with half the blocks
@@ -188,7 +188,7 @@ def _changed(row: Any, fitted: Any) -> dict[str, Any]:
 
 
 def _latency_in(config: Any) -> Callable[[Any], float]:
-    """Return a function that measures a configuration's latency in units of that of `config`, in turns with it: the machine's load cancels."""
+    """Return a function that measures latency in units of that of `config`, in turns with it: the load of the machine cancels."""
     reference = models.build(config).eval()
 
     def measure(other: Any) -> float:

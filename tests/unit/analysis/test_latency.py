@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 
-import pytest
 import torch
 
 from kawara.analysis import latency
@@ -37,7 +36,7 @@ def test_latency_and_throughput_of_models_of_a_known_speed():
     of_quick, of_slow = batch_one_latency([quick, slow], repeats=15)
     assert 2.0 <= of_quick.p50_ms < of_slow.p50_ms
     assert of_quick.p50_ms <= of_quick.p95_ms
-    assert 6.0 <= of_slow.p50_ms
+    assert of_slow.p50_ms >= 6.0
     assert quick.training  # put back
     scales, does_not = throughput([Sleeper(0.004, 0.0001), Sleeper(0.0, 0.004)], repeats=2, largest=16)
     assert scales.batch_size >= 8
@@ -60,7 +59,9 @@ def test_cost_over_the_image_size_counts_attention_and_leaves_out_what_cannot_be
     vit_costs, cnn_costs = cost_over_size([config, cnn], [32, 64, 66, 128], repeats=2, most_macs=1e8)
     assert [cost.image_size_px for cost in vit_costs] == [32, 64, 128]  # 66 px are no whole patches
     assert [cost.image_size_px for cost in cnn_costs] == [32, 64, 66, 128]
-    assert [cost.macs for cost in vit_costs] == [vit_macs(model_config("vit_femto_4", num_classes=10, image_size=side)) for side in (32, 64, 128)]
+    assert [cost.macs for cost in vit_costs] == [
+        vit_macs(model_config("vit_femto_4", num_classes=10, image_size=side)) for side in (32, 64, 128)
+    ]
     assert vit_costs[2].macs / vit_costs[1].macs > 1.2 * vit_costs[1].macs / vit_costs[0].macs  # the square of the number of tokens
     assert cnn_costs[0].macs == count_macs(create_model("convnext_ronto_2", num_classes=10, image_size=32))
     assert vit_costs[0].ms is not None

@@ -13,7 +13,12 @@ from kawara.models import ViTConfig, create_model
 
 @pytest.mark.parametrize(
     ("name", "match", "image_size", "channels"),
-    [("vit_femto_conv_2", "params", 8, 1), ("vit_pico_conv_8", "macs", 28, 1), ("resnet20", "params", 32, 3), ("resnet_femto", "macs", 32, 3)],
+    [
+        ("vit_femto_conv_2", "params", 8, 1),
+        ("vit_pico_conv_8", "macs", 28, 1),
+        ("resnet20", "params", 32, 3),
+        ("resnet_femto", "macs", 32, 3),
+    ],
 )
 def test_a_twin_is_as_large_within_two_per_cent(name, match, image_size, channels):
     shape = {"num_classes": 7, "image_size": image_size, "channels": channels}
