@@ -239,9 +239,8 @@ def _ablate(options: argparse.Namespace, started_at: float) -> int:
         return 0
     record = found.record
     seeds = len(record["training"]["seeds"])
-    print(
-        f"\n{record['num_images']:,} {record['split']} images, {record['num_classes']} classes, {seeds} {'seed' if seeds == 1 else 'seeds'} each"
-    )
+    runs = f"{seeds} {'seed' if seeds == 1 else 'seeds'} each"
+    print(f"\n{record['num_images']:,} {record['split']} images, {record['num_classes']} classes, {runs}")
     print("difference: without − complete, in points\n")
     _stdout().print(ablation_table(record))
     print(f"\nrecord  {found.folder / 'ablation.json'}")

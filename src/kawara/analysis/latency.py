@@ -99,8 +99,8 @@ def cost_over_size(
 ) -> list[list[SizeCost]]:
     """Return for each configuration what square images of these sides cost: MACs and milliseconds.
 
-    The MACs hold the attention; the time is that of one image, the least of `repeats`. Weights do not matter here: the models are built anew
-    at each size. Sizes that a model does not take are left out of its list; one of more than `most_macs` is counted but not timed.
+    The MACs hold the attention; the time is that of one image, the least of `repeats`. Weights do not matter here: the models are built
+    anew at each size. Sizes that a model does not take are left out of its list; one of more than `most_macs` is counted but not timed.
     """
     costs: list[list[SizeCost]] = [[] for _ in configs]
     for side in sizes_px:

@@ -2,8 +2,8 @@
 
 A fresh process loads the libraries, notes its resident set, then builds the model and runs one image. What counts is the peak of the
 resident set over that mark: weights, activations, and what torch asks for when it first computes (the same for every model on one machine).
-On Linux the kernel's high-water mark (VmHWM) is set back before the model is built. Elsewhere it cannot be: the growth of ru_maxrss is taken,
-which misses whatever fits into the memory that loading the libraries had used and given back.
+On Linux the kernel's high-water mark (VmHWM) is set back before the model is built. Elsewhere it cannot be: the growth of ru_maxrss is
+taken, which misses whatever fits into the memory that loading the libraries had used and given back.
 """
 
 from __future__ import annotations

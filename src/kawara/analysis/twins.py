@@ -13,6 +13,7 @@ A twin is found when the mismatch |size − wanted| / wanted is at most 2 % (10 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -96,6 +97,7 @@ def find_twin(
     )
 
 
+@functools.cache
 def size_of(config: Any) -> Size:
     """Count parameters and MACs of one image at the configuration's own image size; nothing is computed."""
     with torch.device("meta"):

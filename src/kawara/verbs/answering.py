@@ -166,6 +166,14 @@ def strengths_of(corruption: str) -> list[float]:
     return [CORRUPTIONS[corruption].intact, *SPOILED[corruption]]
 
 
-def side_of_file(path: str | Path) -> Side:
-    """Return one model file as a side."""
-    return Side(str(path), (Path(path),))
+def sides_of_files(first: str | Path, second: str | Path) -> list[Side]:
+    """Return two model files as sides, each named by that part of its path which the other does not have."""
+    one, other = Path(first).parts, Path(second).parts
+    while len(one) > 1 and len(other) > 1 and one[0] == other[0]:
+        one, other = one[1:], other[1:]
+    while len(one) > 1 and len(other) > 1 and one[-1] == other[-1]:
+        one, other = one[:-1], other[:-1]
+    labels = ["/".join(one), "/".join(other)]
+    if labels[0] == labels[1]:
+        labels[1] += " (again)"
+    return [Side(label, (Path(file),)) for label, file in zip(labels, (first, second))]

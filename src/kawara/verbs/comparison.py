@@ -22,7 +22,7 @@ from kawara.report.comparison_page import write_comparison_page
 from kawara.runtime import environment
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
-from kawara.verbs.answering import Answered, Answers, answer, side_of_file, strengths_of
+from kawara.verbs.answering import Answered, Answers, answer, sides_of_files, strengths_of
 from kawara.verbs.contenders import Contender, Side, out_folder, resolved, seeds_of, train_contenders
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import stem_of
@@ -112,7 +112,7 @@ def compare_files(
     reporter: Reporter,
 ) -> Comparison:
     """Compare two model files on the images that both were held out of, each with its own preprocessing."""
-    sides = [side_of_file(first), side_of_file(second)]
+    sides = sides_of_files(first, second)
     folder = out_folder(out, f"compare-{stem_of(str(data))}")
     return _finish(sides, str(data), folder, reporter, of="models", split=split, device=device, threads=threads, extra={})
 
@@ -155,7 +155,7 @@ def _finish(
     threads: int,
     extra: dict[str, Any],
 ) -> Comparison:
-    """Let both sides answer, measure what they cost, and write record and page."""
+    """Let both sides answer, sides_of_files, measure what they cost, and write record and page."""
     answered = answer(sides, data, split=split, device=device, reporter=reporter)
     first, second = answered.sides
     verdict = comparison.judge(first.right, second.right, of=of)
