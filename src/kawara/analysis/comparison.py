@@ -58,7 +58,7 @@ class Difference:
     interval: tuple[float, float]
     p: float
     disagreement: float
-    """Share of the images that the two answer differently (one right, one wrong), a mean over the seeds."""
+    """Share of the images that one names right and the other wrong, a mean over all pairs of their seeds."""
     num_images: int
     num_seeds: tuple[int, int]
 

@@ -95,7 +95,13 @@ def usual_sizes(config: Any) -> list[int]:
 
 
 def cost_over_size(
-    configs: Sequence[Any], sizes_px: Sequence[int], *, repeats: int = 7, threads: int = 1, most_macs: float = 4e9
+    configs: Sequence[Any],
+    sizes_px: Sequence[int],
+    *,
+    repeats: int = 7,
+    threads: int = 1,
+    most_macs: float = 4e9,
+    device: torch.device | str = "cpu",
 ) -> list[list[SizeCost]]:
     """Return for each configuration what square images of these sides cost: MACs and milliseconds.
 
@@ -112,7 +118,7 @@ def cost_over_size(
                 continue
             with torch.device("meta"):
                 macs = count_macs(models.build(sized))
-            there.append((index, macs, models.build(sized).eval() if macs <= most_macs else None))
+            there.append((index, macs, models.build(sized).eval().to(device) if macs <= most_macs else None))
         timed = [model for _, _, model in there if model is not None]
         times = iter(_timed_in_turns(timed, [1] * len(timed), repeats, threads))
         for index, macs, model in there:

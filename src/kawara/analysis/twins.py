@@ -83,7 +83,7 @@ def find_twin(
     goal = measured(config)
     nearest: Twin | None = None
     for row, candidate in _candidates(isinstance(config, ViTConfig), wanted, shape)[:_CANDIDATES_TRIED]:
-        fitted = _fit(candidate, goal, measured, TOLERANCE[match] / 4)
+        fitted = _fit(candidate, goal, measured, TOLERANCE[match])
         twin = Twin(row, _changed(candidate, fitted), match, measured(fitted) / goal - 1, size_of(fitted), wanted, fitted)
         if abs(twin.mismatch) <= TOLERANCE[match]:
             return twin
@@ -131,13 +131,16 @@ def _candidates(for_vit: bool, wanted: Size, shape: dict[str, Any]) -> list[tupl
     return [(name, config) for _, name, config in sorted(found, key=lambda entry: entry[0])]
 
 
-def _fit(config: Any, goal: float, measured: Callable[[Any], float], enough: float) -> Any:
-    """Return the candidate stretched so that `measured` comes nearest to `goal`: bisection on the factor, in its logarithm."""
+def _fit(config: Any, goal: float, measured: Callable[[Any], float], tolerance: float) -> Any:
+    """Return the candidate stretched so that `measured` comes near `goal`: bisection on the factor, in its logarithm.
+
+    A way to stretch that misses by more than `tolerance` is followed by the next.
+    """
     best, least = config, abs(measured(config) / goal - 1)
     for stretched in _stretchings(config):
         low, high = 1 / _WIDEST, _WIDEST
         for _ in range(14):
-            if least <= enough:
+            if least <= tolerance / 4:
                 return best
             factor = math.sqrt(low * high)
             trial = stretched(factor)
@@ -145,6 +148,8 @@ def _fit(config: Any, goal: float, measured: Callable[[Any], float], enough: flo
             if abs(mismatch) < least:
                 best, least = trial, abs(mismatch)
             low, high = (low, factor) if mismatch > 0 else (factor, high)
+        if least <= tolerance:
+            return best
     return best
 
 

@@ -86,7 +86,7 @@ def compare(request: CompareRequest, reporter: Reporter) -> Comparison | None:
     name, options, matched = _twin(request, config, num_classes)
     reporter.say(f"{config.model.name} against {name}{_changes(options)}: {_in_words(matched)}.")
     settings = {path: value for path, value in request.settings.items() if path not in ("model.name", "model.options")}
-    rival = dataclasses.replace(written, model=name, settings=settings | ({"model.options": options} if options else {}))
+    rival = dataclasses.replace(written, model=name, settings=settings | {"model.options": options})
     labels = _labels(config.model.name, name)
     contenders = [Contender(label, label, each) for label, each in zip(labels, (written, rival))]
     sides = train_contenders(contenders, seeds, out, reporter)
@@ -140,7 +140,7 @@ def _changes(options: Mapping[str, Any]) -> str:
 
 
 def _labels(first: str, second: str) -> tuple[str, str]:
-    return (first, second) if first != second else (first, f"{second} (twin)")
+    return (first, second) if first != second else (first, f"{second}-twin")
 
 
 def _finish(
@@ -220,7 +220,7 @@ def _costs(pair: Sequence[Any], threads: int) -> list[dict[str, Any]]:
     latencies = latency.batch_one_latency(pair, threads=threads)
     throughputs = latency.throughput(pair, threads=threads)
     sizes = sorted({side for config in configs for side in latency.usual_sizes(config)})
-    curves = latency.cost_over_size(configs, sizes, threads=threads)
+    curves = latency.cost_over_size(configs, sizes, threads=threads, device=next(pair[0].parameters()).device)
     return [
         {
             "parameters": count_parameters(model),

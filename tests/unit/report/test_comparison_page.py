@@ -16,12 +16,29 @@ from kawara.report.verdict import p_value, points, signed_number, verdict_explan
 
 def side(label: str, top1: float) -> dict:
     return {
-        "label": label, "model": label, "config": {"depth": 2}, "config_digest": "abc", "seeds": [0, 1],
-        "files": [f"{label}/model.safetensors"], "top1": top1, "top1_ci95": [top1 - 0.02, top1 + 0.02], "top1_of_seeds": [top1 - 0.01, top1 + 0.01], "balanced_accuracy": top1,
-        "nll": 0.3, "ece": 0.02, "training_seconds": 61.0, "training_images_per_second": 900.0, "parameters": 1_200_000, "macs": 34_000_000,
-        "latency_p50_ms": 1.5, "latency_p95_ms": 1.9, "images_per_second": 4321.0, "batch_size": 32, "memory_bytes": None,
+        "label": label,
+        "model": label,
+        "config": {"depth": 2},
+        "config_digest": "abc",
+        "seeds": [0, 1],
+        "files": [f"{label}/model.safetensors"],
+        "top1": top1,
+        "top1_ci95": [top1 - 0.02, top1 + 0.02],
+        "top1_of_seeds": [top1 - 0.01, top1 + 0.01],
+        "balanced_accuracy": top1,
+        "nll": 0.3,
+        "ece": 0.02,
+        "training_seconds": 61.0,
+        "training_images_per_second": 900.0,
+        "parameters": 1_200_000,
+        "macs": 34_000_000,
+        "latency_p50_ms": 1.5,
+        "latency_p95_ms": 1.9,
+        "images_per_second": 4321.0,
+        "batch_size": 32,
+        "memory_bytes": None,
         "cost_over_size": [{"image_size_px": 32, "macs": 1_000_000, "ms": 1.0}, {"image_size_px": 64, "macs": 5_000_000, "ms": None}],
-    }  # fmt: skip
+    }
 
 
 def record(decision: str = "first", difference: float = 0.03, interval: tuple[float, float] = (0.01, 0.05), compared: str = "ways") -> dict:
