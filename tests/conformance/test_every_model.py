@@ -3,6 +3,9 @@
 Sizes from base upwards run on the meta device: shapes and counts without numbers.
 """
 
+import re
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -47,6 +50,10 @@ NUM_PARAMETERS = {
     "vit_gigantic_14": 1_844_440_680,
     "vit_gigantic_16": 1_844_640_360,
     "vit_gigantic_conv_16": 1_859_726_392,
+    "vit_small_r26_32": 36_431_912,
+    "vit_base_r26_32": 101_383_976,
+    "vit_base_r50_16": 98_659_112,
+    "vit_large_r50_32": 328_994_856,
     "vit_femto_2": 232_296,
     "vit_femto_4": 222_312,
     "vit_femto_7": 225_576,
@@ -205,6 +212,15 @@ def shaken(name: str, **options) -> ImageModel:
 
 def test_no_model_is_missing_from_the_table() -> None:
     assert set(NUM_PARAMETERS) == set(model_names())
+
+
+def test_the_documents_give_the_same_numbers_for_the_cnns() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "models.md").read_text(encoding="utf-8")
+    rows = {match[1]: match[2] for match in re.finditer(r"^\| `(\w+)` \|.*?\| (\d[\d,]{6,}) \|", text, re.MULTILINE)}
+    documented = {name: int(number.replace(",", "")) for name, number in rows.items() if name in NUM_PARAMETERS}
+    assert documented == {name: NUM_PARAMETERS[name] for name in documented}
+    cnns = {name for name in model_names() if not name.startswith(("vit", "se")) and not re.fullmatch(r"convnext_\w+_1", name)}
+    assert set(documented) == cnns
 
 
 @pytest.mark.parametrize("name", model_names())

@@ -60,6 +60,16 @@ _SMALL_IMAGE_SIZES = {
     "milli": _Size("milli", 256, 7, 4, 1024, (2, 4, 7, 8), (2, 4, 8, 16), _OURS),
 }
 
+_HYBRID = "arXiv 2010.11929, §3.1; google-research/vision_transformer models.py"
+_HYBRIDS = (
+    # size   ResNet  blocks        total stride
+    ("small", "r26", (2, 2, 2, 2), 32),
+    ("base", "r26", (2, 2, 2, 2), 32),
+    ("base", "r50", (3, 4, 9), 16),
+    ("large", "r50", (3, 4, 6, 3), 32),
+)
+"""The paper's hybrids that were released: a BiT ResNet makes the feature map whose cells are the tokens."""
+
 MODELS: Registry[Variant] = Registry("model")
 
 
@@ -87,5 +97,12 @@ for _name, _size in _PAPER_SIZES.items():
     _add_size(_name, _size, "224 px", ViTConfig(image_size=(224, 224)))
 for _name, _size in _SMALL_IMAGE_SIZES.items():
     _add_size(_name, _size, "small images", _SMALL_IMAGES)
+for _name, _resnet, _blocks, _stride in _HYBRIDS:
+    _size = _PAPER_SIZES[_name]
+    _config = replace(
+        MODELS[f"vit_{_name}_{_stride}"].config, stem="resnet", resnet_blocks=_blocks, patch_size=_stride
+    )  # fmt: skip
+    _text = f"{_resnet.upper()}+ViT-{_size.letters}/{_stride}: a ResNet of {_blocks} blocks, then {_size.depth} of a ViT, 224 px"
+    MODELS.add(f"vit_{_name}_{_resnet}_{_stride}", Variant(f"vit_{_name}_{_resnet}_{_stride}", _config, _text, _HYBRID))
 for _variant in (*resnet.VARIANTS, *regnet.VARIANTS, *convnext.VARIANTS):
     MODELS.add(_variant.name, _variant)

@@ -20,7 +20,9 @@ from kawara.weights.importing import open_model
 Target = Literal["kawara", "timm", "huggingface"]
 
 _ORDER = ("used", "resized", "dropped", "missing")
-_BLOCK_NUMBER = re.compile(r"((?:^|[./_])(?:blocks|layers?|stages|encoderblock|encoder_layer|block|unit)[._]?)[0-9]+(?=[./]|$)|\[[0-9]+\]$")
+_BLOCK_NUMBER = re.compile(
+    r"((?:^|[./_])(?:blocks|layers?|stages|s|b|encoderblock|encoder_layer|block|unit)[._]?)[0-9]+(?=[./]|$)|\[[0-9]+\]$"
+)
 _OTHER_WEIGHTS = (".bin", ".pt", ".pth", ".npz", ".ckpt", ".h5", ".onnx", ".gguf")
 
 

@@ -34,11 +34,13 @@ def choose_heads(width: int, asked: int | None, said: int | None, path: str, not
     if heads is None:
         head_width = next((size for size in _USUAL_HEAD_WIDTHS if width % size == 0), None)
         if head_width is None:
-            raise ModelFileError(f"{path} does not say how many heads it has.", got=f"width {width}", remedy="--heads N")
+            raise ModelFileError(f"{path} does not say how many heads it has.", got=f"width {width}", remedy="kawara convert … --heads N")
         heads = width // head_width
-        notes.append(f"The number of heads is not in the file: {heads}, each {head_width} wide, is assumed. --heads N changes it.")
+        notes.append(
+            f"The number of heads is not in the file: {heads}, each {head_width} wide, is assumed. kawara convert --heads N changes it."
+        )
     if heads < 1 or width % heads:
-        raise ModelFileError(f"The heads of {path} do not divide its width of {width}.", got=heads, remedy="--heads N")
+        raise ModelFileError(f"The heads of {path} do not divide its width of {width}.", got=heads, remedy="kawara convert … --heads N")
     return heads
 
 

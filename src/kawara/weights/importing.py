@@ -18,12 +18,12 @@ import torch
 from kawara import models
 from kawara.errors import ConfigError, ModelFileError
 from kawara.models.interface import ImageModel
-from kawara.weights import google, huggingface, timm, torchvision
+from kawara.weights import convnets, google, huggingface, timm, torchvision
 from kawara.weights.checkpoint import read_checkpoint
 from kawara.weights.foreign import Fate, Foreign, Format, Hints, RawCheckpoint
 from kawara.weights.model_file import ModelCard, is_model_file, load_model
 
-FORMATS: tuple[Format, ...] = (timm.FORMAT, google.FORMAT, huggingface.FORMAT, torchvision.FORMAT)
+FORMATS: tuple[Format, ...] = (timm.FORMAT, google.FORMAT, huggingface.FORMAT, torchvision.FORMAT, *convnets.FORMATS)
 """In the order in which they are asked whether they recognise a checkpoint."""
 
 _OTHER_FAMILIES = (
@@ -33,7 +33,7 @@ _OTHER_FAMILIES = (
     (r"(^|\.)h\.\d+\.attn\.c_attn|\.self_attn\.q_proj|\.input_layernorm\.", "a language model"),
     (r"(^|\.)(down|up)_blocks\.\d+|model\.diffusion_model", "a diffusion model"),
     (r"(^|\.)patch_embed\d?\..*|attn_block|window_attention", "another vision transformer"),
-    (r"running_mean$", "a convolutional network"),
+    (r"running_mean$", "a convolutional network of another family"),
 )
 """What tensors of families are called that no format reads, for the message; the first that is found."""
 
@@ -194,7 +194,9 @@ def _unknown_layout(raw: RawCheckpoint) -> ModelFileError:
             break
     else:
         what = f"{raw.path} has a layout that kawara does not know."
-    return ModelFileError(what, got=f"tensors {_listed(list(raw.tensors))}", allowed=", ".join(layout.name for layout in FORMATS))
+    return ModelFileError(
+        what, got=f"tensors {_listed(list(raw.tensors))}", allowed=", ".join(dict.fromkeys(layout.name for layout in FORMATS))
+    )
 
 
 def _sha256(files: tuple[Path, ...]) -> str:

@@ -68,6 +68,18 @@ class Ledger:
             parts.append(tensor.float())
         self.state[target] = join(parts).contiguous()
 
+    def count(self, target: str) -> None:
+        """Make `target`, a batch norm's count of batches, from the whole number of the same name; 0 where the file has none."""
+        if target not in self:
+            self.fill(target, torch.tensor(0), "0: it counts batches of training and changes no answer")
+            return
+        if self.tensor(target).dtype != torch.int64:
+            raise ModelFileError(
+                f"A counter in {self.path} is not a whole number.", got=f"{self._left[target][0]}: {self.tensor(target).dtype}"
+            )
+        source, self.state[target] = self._left.pop(target)
+        self.fates.append(Fate("used", source, target, "as it is"))
+
     def drop(self, names: Iterable[str], why: str) -> None:
         """Leave the tensors called `names` out, for the reason `why`."""
         for name in names:

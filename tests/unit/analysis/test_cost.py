@@ -122,3 +122,10 @@ def test_the_formula_needs_no_model() -> None:
     # 49 patches of 16 numbers, one class token: (49·16·64) + 3·(4·49·64² + 2·49²·64 + 2·49·64·256) + 64·10
     config = model_config("vit_femto_4", num_classes=10, image_size=28, channels=1)
     assert vit_macs(config) == 49 * 16 * 64 + 3 * (4 * 49 * 64**2 + 2 * 49**2 * 64 + 2 * 49 * 64 * 256) + 640
+
+
+def test_the_papers_hybrid_costs_what_timm_says():
+    with torch.device("meta"):
+        model = create_model("vit_base_r50_16", image_size=384)
+    assert count_parameters(model) / 1e6 == pytest.approx(98.95, abs=0.005)
+    assert count_macs(model) / 1e9 == pytest.approx(67.43, rel=0.01)

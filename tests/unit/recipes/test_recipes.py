@@ -85,3 +85,9 @@ def test_length_and_held_out_share():
     assert choice.val_fraction(found(60_000, 32)) == pytest.approx(2500 / 60_000, abs=1e-4)
     assert choice.val_fraction(found(200, 32)) == 0.15
     assert choice.val_fraction(found(100_000, 32, num_classes=1000)) == 0.15
+
+
+def test_few_images_are_shown_more_often_when_finetuning():
+    lengths = {n: Duration.parse(choice.finetuning_length(found(n, 224), CPU)).amount for n in (200, 2_500, 100_000)}
+    assert lengths == {200: 12, 2_500: 8, 100_000: 5}
+    assert Duration.parse(choice.finetuning_length(found(100_000, 224), GPU)).amount == 8

@@ -77,7 +77,7 @@ def test_hints_replace_what_would_be_assumed(tmp_path):
     path = saved(tmp_path / "x.safetensors", shaken().state_dict())
     guessed = import_checkpoint(path)
     assert guessed.card.config.heads == 1  # one head of 32
-    assert any("1, each 32 wide, is assumed. --heads N changes it" in note for note in guessed.foreign.notes)
+    assert any("1, each 32 wide, is assumed. kawara convert --heads N changes it" in note for note in guessed.foreign.notes)
     told = import_checkpoint(path, Hints(heads=2, normalisation="imagenet"))
     assert (told.card.config.heads, told.card.preprocessing.mean, told.foreign.notes) == (2, IMAGENET_MEAN, [])
     for heads in (0, 3, -2):

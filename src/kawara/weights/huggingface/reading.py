@@ -199,7 +199,9 @@ def _image_size(ledger: Ledger, said: _Configuration, patch_size: int, num_prefi
 def _heads(said: _Configuration, hints: Hints, width: int, notes: list[str]) -> int:
     heads = said.whole("num_attention_heads", hints.heads or 12)
     if not said.has("num_attention_heads") and hints.heads is None:
-        notes.append(f"config.json does not say the number of heads: {heads}, as transformers assumes. --heads N changes it.")
+        notes.append(
+            f"config.json does not say the number of heads: {heads}, as transformers assumes. kawara convert --heads N changes it."
+        )
     if hints.heads not in (None, heads):
         raise ModelFileError(
             f"The config.json of {said.path} says how many heads the model has.",

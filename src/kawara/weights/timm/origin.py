@@ -36,7 +36,10 @@ class Origin:
     crop_fraction: float
     large_crop_fraction: float
     """From 384 px on."""
-    position_resize: PositionResize
+    position_resize: PositionResize = "bicubic-antialias"
+    """Nothing to a CNN."""
+    interpolation: Interpolation = "bicubic"
+    """Of images."""
 
 
 ORIGINS = {
@@ -105,7 +108,8 @@ def find_preprocessing(
     if said_mean is None or said_std is None:
         if hints.normalisation is None:
             colors = "ImageNet's mean and deviation" if imagenet else "mean and deviation 0.5"
-            notes.append(f"How images are prepared is assumed, as for {origin.title}: {colors}. --normalise imagenet or half changes it.")
+            change = "kawara convert --normalise imagenet or half changes it."
+            notes.append(f"How images are prepared is assumed, as for {origin.title}: {colors}. {change}")
     elif hints.normalisation is None:
         mean, std = said_mean, said_std
     usual_crop = origin.large_crop_fraction if min(image_size) >= _LARGE_PX else origin.crop_fraction
@@ -116,7 +120,7 @@ def find_preprocessing(
             color="grey" if channels == 1 else "rgb",
             resize="squash" if said.text(said.pretrained, "crop_mode") == "squash" else "crop",
             crop_fraction=usual_crop if crop_fraction is None else crop_fraction,
-            interpolation=_interpolation(said, notes),
+            interpolation=_interpolation(said, origin, notes),
             mean=mean,
             std=std,
         )
@@ -124,13 +128,13 @@ def find_preprocessing(
         raise ModelFileError(f"The .json beside {said.path} says something impossible about images.", got=error) from None
 
 
-def _interpolation(said: Sidecar, notes: list[str]) -> Interpolation:
+def _interpolation(said: Sidecar, origin: Origin, notes: list[str]) -> Interpolation:
     name = said.text(said.pretrained, "interpolation")
-    if name == "bilinear":
-        return "bilinear"
-    if name not in (None, "bicubic"):
-        notes.append(f"The .json beside the file asks for {name} interpolation of images; kawara takes bicubic.")
-    return "bicubic"
+    if name == "bilinear" or name == "bicubic":
+        return name
+    if name is not None:
+        notes.append(f"The .json beside the file asks for {name} interpolation of images; kawara takes {origin.interpolation}.")
+    return origin.interpolation
 
 
 def _is_dinov2(names: Iterable[str]) -> bool:

@@ -17,6 +17,7 @@ import safetensors.torch
 
 from kawara.errors import ConfigError
 from kawara.files import replacing, write_json
+from kawara.models.convnet import ConvNetConfig
 from kawara.models.interface import ImageModel
 from kawara.models.vit import ViTConfig
 from kawara.weights.model_file import ModelCard
@@ -53,6 +54,11 @@ def write(destination: Path, model: ImageModel, card: ModelCard) -> list[Path]:
 
 
 def _sidecar(config: Any, card: ModelCard) -> dict[str, Any]:
+    if isinstance(config, ConvNetConfig):
+        raise ConfigError(
+            "A CNN of kawara has timm's names already, so that nothing is left to convert.",
+            remedy='timm.create_model(NAME, checkpoint_path="model.safetensors"), with the number of classes',
+        )
     if not isinstance(config, ViTConfig):
         raise _inexpressible(f"{type(config).__name__} in its ViT layout")
     for cannot, what in (
