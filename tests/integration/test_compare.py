@@ -46,6 +46,7 @@ def record_of(out: Path) -> dict:
 
 def test_both_sides_are_trained_alike_and_reported(compared):
     record = record_of(compared)
+    assert json.loads((compared / "choices.json").read_text())["twin"] == "resnet_femto"
     assert record["labels"] == ["vit_femto_conv_2", "resnet_femto"]
     assert abs(record["match"]["mismatch"]) <= 0.02
     first, second = record["sides"]
@@ -81,6 +82,7 @@ def test_finished_runs_are_not_repeated_and_interrupted_ones_go_on(compared, cap
     before = {file: file.stat().st_mtime_ns for file in (model, kept)}
     weights = model.read_bytes()
     (model.parent / "metrics.json").unlink()
+    monkeypatch.setattr(comparison, "find_twin", lambda *_, **__: pytest.fail("a twin that was found is not looked for again"))
     assert main(["compare", *SHORT, "--seeds", "2", "--out", str(compared), "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
     assert found["report"] == str(compared / "report.html")

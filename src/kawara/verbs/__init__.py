@@ -2,7 +2,7 @@
 
 from kawara.verbs.ablation import AblateRequest, Ablation, ablate
 from kawara.verbs.backbone import BackboneEvaluation
-from kawara.verbs.comparison import CompareRequest, Comparison, compare, compare_files
+from kawara.verbs.comparison import SEEDS, CompareRequest, Comparison, compare, compare_files
 from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
 from kawara.verbs.description import describe_model, diagnose, list_models
@@ -11,6 +11,7 @@ from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, resolve, run_training, train
 
 __all__ = [
+    "SEEDS",
     "AblateRequest",
     "Ablation",
     "BackboneEvaluation",

@@ -17,7 +17,7 @@ from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.verbs.answering import answer
 from kawara.verbs.comparison import SEEDS, side_record
-from kawara.verbs.contenders import Contender, out_folder, resolved, seeds_of, train_contenders
+from kawara.verbs.contenders import Contender, earlier_choices, keep_choices, out_folder, resolved, seeds_of, train_contenders
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import stem_of
 
@@ -67,8 +67,9 @@ def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
         request.data, model=request.model, recipe=request.recipe, length=request.length, image_size=request.image_size,
         device=request.device, settings=request.settings,
     )  # fmt: skip
-    written, config = resolved(asked)
+    written, config = resolved(asked, earlier_choices(out))
     removed = _chosen(request.without, config)
+    keep_choices(out, {"model": config.model.name})
     reporter.say(
         f"{config.model.name}, recipe {config.recipe}, {config.length}; without, in turn: {', '.join(each.name for each in removed)}."
     )

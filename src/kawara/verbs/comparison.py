@@ -23,7 +23,7 @@ from kawara.runtime import environment
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.verbs.answering import Answered, Answers, answer, sides_of_files, strengths_of
-from kawara.verbs.contenders import Contender, Side, out_folder, resolved, seeds_of, train_contenders
+from kawara.verbs.contenders import Contender, Side, earlier_choices, keep_choices, out_folder, resolved, seeds_of, train_contenders
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import stem_of
 
@@ -81,9 +81,10 @@ def compare(request: CompareRequest, reporter: Reporter) -> Comparison | None:
         request.data, model=request.model, recipe=request.recipe, length=request.length, image_size=request.image_size,
         device=request.device, settings=request.settings,
     )  # fmt: skip
-    written, config = resolved(asked)
-    num_classes = len(open_data(request.data).class_names)
-    name, options, matched = _twin(request, config, num_classes)
+    earlier = earlier_choices(out)
+    written, config = resolved(asked, earlier)
+    name, options, matched = _twin(request, config, earlier)
+    keep_choices(out, {"model": config.model.name, "twin": name, "options": options, "match": matched})
     reporter.say(f"{config.model.name} against {name}{_changes(options)}: {_in_words(matched)}.")
     settings = {path: value for path, value in request.settings.items() if path not in ("model.name", "model.options")}
     rival = dataclasses.replace(written, model=name, settings=settings | {"model.options": options})
@@ -117,8 +118,18 @@ def compare_files(
     return _finish(sides, str(data), folder, reporter, of="models", split=split, device=device, threads=threads, extra={})
 
 
-def _twin(request: CompareRequest, config: RunConfig, num_classes: int) -> tuple[str, dict[str, Any], dict[str, Any]]:
-    """Return name and options of the other side, and how well the sizes match."""
+def _twin(request: CompareRequest, config: RunConfig, earlier: Mapping[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """Return name and options of the other side, and how well the sizes match; the twin that was found before, where there is one.
+
+    A latency measured again might choose another.
+    """
+    if (
+        request.twin in ("auto", earlier.get("twin"))
+        and earlier.get("model") == config.model.name
+        and request.match == earlier["match"]["by"]
+    ):
+        return earlier["twin"], earlier["options"], earlier["match"]
+    num_classes = len(open_data(request.data).class_names)
     shape = {"num_classes": num_classes, "image_size": config.data.image_size, "channels": 1 if config.data.color == "grey" else 3}
     if request.twin == "auto":
         twin: Twin = find_twin(config.model.name, request.match, **shape, options=config.model.options)
@@ -155,7 +166,7 @@ def _finish(
     threads: int,
     extra: dict[str, Any],
 ) -> Comparison:
-    """Let both sides answer, sides_of_files, measure what they cost, and write record and page."""
+    """Let both sides answer, measure what they cost, and write record and page."""
     answered = answer(sides, data, split=split, device=device, reporter=reporter)
     first, second = answered.sides
     verdict = comparison.judge(first.right, second.right, of=of)

@@ -1,24 +1,28 @@
 """Training that is to be compared: the same request with something changed, over several seeds, each run in a folder of its own.
 
-<out>/<side>/seed-<number>/ is an ordinary run folder. A finished run is not repeated and an interrupted one goes on, so that the same
-command continues a comparison.
+<out>/<side>/seed-<number>/ is an ordinary run folder; <out>/choices.json keeps what was chosen for all of them. A finished run is not
+repeated and an interrupted one goes on, so that the same command continues a comparison.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from kawara.config import digest, from_dict, override, read_file
 from kawara.errors import ConfigError, RunFolderError
+from kawara.files import cannot_write, write_json
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, next_free
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import resolve, run_training
+
+CHOICES = "choices.json"
 
 
 @dataclass(frozen=True)
@@ -44,12 +48,31 @@ class Side:
     """Of the configuration, the seed left out."""
 
 
-def resolved(request: TrainRequest) -> tuple[TrainRequest, RunConfig]:
+def earlier_choices(out: Path) -> dict[str, Any]:
+    """Return what an earlier start of the same comparison chose, {} for a new one. Raises RunFolderError for a damaged file."""
+    try:
+        return json.loads((out / CHOICES).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise RunFolderError(f"{out / CHOICES} cannot be read.", got=error, remedy=f"--out {next_free(out)}") from None
+
+
+def keep_choices(out: Path, choices: Mapping[str, Any]) -> None:
+    """Write down what was chosen, for the next start."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise cannot_write(out, error) from None
+    write_json(out / CHOICES, dict(choices))
+
+
+def resolved(request: TrainRequest, earlier: Mapping[str, Any]) -> tuple[TrainRequest, RunConfig]:
     """Return the request with every choice that depends on the machine written down, and its configuration.
 
     What is compared must not be chosen twice: the model that fits a length in minutes may differ from one look at the clock to the next.
     """
-    config = resolve(request, Reporter(quiet=True))
+    config = resolve(dataclasses.replace(request, model=request.model or earlier.get("model")), Reporter(quiet=True))
     if config.model.pretrained or config.distillation.kind != "none":
         raise ConfigError("Only models from scratch are compared.", remedy="kawara train each, then kawara compare A B DATA")
     written = dataclasses.replace(
