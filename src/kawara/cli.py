@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `convert`, `models`, `recipes`, `demo`, `doctor`."""
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `compare`, `ablate`, `convert`, `models`, `recipes`, `demo`, `doctor`."""
 
 from __future__ import annotations
 
@@ -78,10 +78,7 @@ def build_parser() -> _Parser:
         help="how: its decision (hard, the default), its probabilities (soft), or through a distillation token (token, ViT only)",
     )
     train.add_argument("--recipe", metavar="NAME", help="see `kawara recipes`")
-    length = train.add_mutually_exclusive_group()
-    length.add_argument("--epochs", type=float, metavar="N", help="how often to go through the training images")
-    length.add_argument("--steps", type=int, metavar="N", help="how many optimiser steps to take")
-    length.add_argument("--minutes", type=float, metavar="N", help="finish in N minutes, evaluation and writing included")
+    _add_length(train)
     train.add_argument("--image-size", type=int, metavar="PX", help="side of the square that the model sees")
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/<data>-<number>)")
     train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
@@ -117,6 +114,24 @@ def build_parser() -> _Parser:
     predict.add_argument("--device", metavar="NAME")
     predict.add_argument("--batch-size", type=int, default=64, metavar="N")
 
+    compare = verb("compare", "would a CNN of the same size have been better? Or: which of two models is better?", COMPARE_EPILOG)
+    compare.add_argument("paths", nargs="+", metavar="[MODEL MODEL] DATA", help="DATA to train both sides on; or two model files and DATA")
+    compare.add_argument("--model", metavar="NAME", help="the first side (default: chosen as by train)")
+    compare.add_argument(
+        "--twin", metavar="NAME", help="the second side: a model's name, or auto (default): a CNN as large as a ViT, or a ViT as a CNN"
+    )
+    compare.add_argument("--match", choices=["params", "macs", "latency"], help="what as large means (default params)")
+    _add_training(compare)
+    compare.add_argument("--split", choices=["train", "val", "test"], help="which part of DATA to measure on (default test, else val)")
+    compare.add_argument("--threads", type=int, default=1, metavar="N", help="to measure times with (default 1)")
+
+    ablate = verb("ablate", "what is each ingredient of the recipe worth? Leaves one out at a time", ABLATE_EPILOG)
+    ablate.add_argument("data", metavar="DATA", help="as for train")
+    ablate.add_argument("--model", metavar="NAME", help="as for train")
+    ablate.add_argument("--without", type=_names, metavar="A,B,…", help="only these ingredients (default: all that the recipe has)")
+    _add_training(ablate)
+    ablate.add_argument("--split", choices=["train", "val", "test"], help="which part of DATA to measure on (default test, else val)")
+
     convert = verb("convert", "read a checkpoint of timm, transformers, torchvision or google-research, or write one", CONVERT_EPILOG)
     convert.add_argument("source", metavar="SRC", help="file or folder of weights, a kawara model, or hub:owner/name[@revision][/file]")
     convert.add_argument("destination", metavar="DST", help="a new .safetensors file, or a new folder")
@@ -138,6 +153,26 @@ def build_parser() -> _Parser:
     options = (option for added in verbs.choices.values() for action in added._actions for option in action.option_strings)
     parser.known = (*verbs.choices, *dict.fromkeys(options))
     return parser
+
+
+def _add_length(parser: argparse.ArgumentParser) -> None:
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--epochs", type=float, metavar="N", help="how often to go through the training images")
+    length.add_argument("--steps", type=int, metavar="N", help="how many optimiser steps to take")
+    length.add_argument("--minutes", type=float, metavar="N", help="finish in N minutes, evaluation and writing included")
+
+
+def _add_training(parser: argparse.ArgumentParser) -> None:
+    """Add the options of verbs that train several runs alike."""
+    parser.add_argument("--recipe", metavar="NAME", help="see `kawara recipes`")
+    _add_length(parser)
+    parser.add_argument("--seeds", type=int, metavar="N", help="how many runs of each (default 3; with 1 little can be known)")
+    parser.add_argument("--image-size", type=int, metavar="PX", help="side of the square that the models see")
+    parser.add_argument(
+        "--out", metavar="DIR", help="folder for the runs and the result; the same command goes on where it was interrupted"
+    )
+    parser.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    parser.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting of every run; repeatable")
 
 
 TRAIN_EPILOG = """\
@@ -166,6 +201,26 @@ fewshot and knn look at the features before the head, so MODEL needs no head and
 The test part is measured, else val; images without parts are split by content, as for training.
 """
 
+COMPARE_EPILOG = """\
+examples:
+  kawara compare photos/ --model vit_nano_conv_8 --epochs 30 --out cnn-or-vit     against a CNN of the same size, 3 seeds each
+  kawara compare photos/ --model vit_micro_conv_8 --match macs --minutes 10       6 runs of 10 minutes
+  kawara compare photos/ --model vit_nano_conv_8 --twin resnet20 --seeds 5
+  kawara compare old.safetensors new.safetensors photos/                          two models that are there already
+
+Both sides see the same images, split, augmentation and length. The verdict compares them image by image; it says "no difference"
+where there is none, and when images or seeds are too few to know. DIR/report.html shows accuracy against latency, cost over the
+image size, and how both bear noise, blur, shift and missing parts.
+"""
+
+ABLATE_EPILOG = """\
+examples:
+  kawara ablate photos/ --recipe deit --model vit_tiny_16 --epochs 50 --out what-helps
+  kawara ablate photos/ --model vit_nano_conv_8 --epochs 30 --without label_smoothing,muon
+
+Number of runs: (ingredients + 1) × seeds.
+"""
+
 PREDICT_EPILOG = """\
 examples:
   kawara predict model.safetensors photo.jpg
@@ -184,6 +239,11 @@ examples:
 
 A table says what became of every tensor. Nothing is executed from files, and nothing is written unless all of it can be.
 """
+
+
+def _names(text: str) -> tuple[str, ...]:
+    """Return the names of "a,b,c"."""
+    return tuple(name.strip() for name in text.split(",") if name.strip())
 
 
 def _numbers(text: str) -> tuple[int, ...]:

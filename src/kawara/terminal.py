@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 
 from kawara.config import parse_assignments, to_dict, to_yaml
-from kawara.errors import DecodeError, UserError
+from kawara.errors import ConfigError, DecodeError, UserError
 from kawara.training.progress import Reporter, format_seconds
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ def run(options: argparse.Namespace, *, started_at: float) -> int:
 def _train(options: argparse.Namespace, started_at: float) -> int:
     from kawara import verbs
 
-    amount = {"epochs": options.epochs, "steps": options.steps, "minutes": options.minutes}
     request = verbs.TrainRequest(
         data=options.data,
         model=options.model,
@@ -42,7 +41,7 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         teacher=options.teacher,
         distill=options.distill,
         recipe=options.recipe,
-        length=next((f"{value:.15g} {unit}" for unit, value in amount.items() if value is not None), None),
+        length=_length(options),
         image_size=options.image_size,
         out=options.out,
         seed=options.seed,
@@ -150,6 +149,102 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
     if failed:
         print(f"kawara: {failed} of {len(files)} files could not be read.", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _compare(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.report.tables import comparison_tables
+    from kawara.report.verdict import verdict_explanation, verdict_sentence
+
+    if options.threads < 1:
+        raise UserError("--threads is at least 1.", got=options.threads)
+    found: verbs.Comparison | None
+    with Reporter() as reporter:
+        if len(options.paths) == 1:
+            found = verbs.compare(
+                verbs.CompareRequest(
+                    data=options.paths[0],
+                    model=options.model,
+                    twin=options.twin or "auto",
+                    match=options.match or "params",
+                    seeds=verbs.SEEDS if options.seeds is None else options.seeds,
+                    recipe=options.recipe,
+                    length=_length(options),
+                    image_size=options.image_size,
+                    settings=parse_assignments(options.set),
+                    split=options.split,
+                    out=options.out,
+                    device=options.device,
+                    threads=options.threads,
+                ),
+                reporter,
+            )
+        else:
+            _check_two_models(options)
+            found = verbs.compare_files(
+                *options.paths,
+                split=options.split,
+                out=options.out,
+                device=options.device,
+                threads=options.threads,
+                reporter=reporter,
+            )
+    if found is None:
+        return 130
+    if options.json:
+        _print_json(found.to_dict())
+        return 0
+    record = found.record
+    print(f"\n{record['num_images']:,} {record['split']} images, {record['num_classes']} classes\n")
+    for table in comparison_tables(record):
+        _stdout().print(table)
+        print()
+    print(f"{verdict_sentence(record).en}.\n{verdict_explanation(record).en}\n\nreport  {found.report}")
+    return 0
+
+
+def _check_two_models(options: argparse.Namespace) -> None:
+    """Raise ConfigError unless the paths are two models and DATA, with none of the options of training."""
+    if len(options.paths) != 3:
+        raise ConfigError("compare takes DATA, or two model files and DATA.", got=f"{len(options.paths)} paths")
+    names = ("model", "twin", "match", "recipe", "epochs", "steps", "minutes", "seeds", "image_size")
+    idle = [f"--{name.replace('_', '-')}" for name in names if getattr(options, name) is not None] + ["--set"] * bool(options.set)
+    if idle:
+        raise ConfigError("Two model files are compared as they are; these options act only in training.", got=", ".join(idle))
+
+
+def _ablate(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.report.tables import ablation_table
+
+    request = verbs.AblateRequest(
+        data=options.data,
+        model=options.model,
+        recipe=options.recipe,
+        seeds=verbs.SEEDS if options.seeds is None else options.seeds,
+        length=_length(options),
+        image_size=options.image_size,
+        without=options.without,
+        settings=parse_assignments(options.set),
+        split=options.split,
+        out=options.out,
+        device=options.device,
+    )
+    with Reporter() as reporter:
+        found = verbs.ablate(request, reporter)
+    if found is None:
+        return 130
+    if options.json:
+        _print_json(found.to_dict())
+        return 0
+    record = found.record
+    seeds = len(record["training"]["seeds"])
+    runs = f"{seeds} {'seed' if seeds == 1 else 'seeds'} each"
+    print(f"\n{record['num_images']:,} {record['split']} images, {record['num_classes']} classes, {runs}")
+    print("difference: without − complete, in points\n")
+    _stdout().print(ablation_table(record))
+    print(f"\nrecord  {found.folder / 'ablation.json'}")
+    return 0
 
 
 def _convert(options: argparse.Namespace, started_at: float) -> int:
@@ -264,12 +359,20 @@ _VERBS = {
     "train": _train,
     "evaluate": _evaluate,
     "predict": _predict,
+    "compare": _compare,
+    "ablate": _ablate,
     "convert": _convert,
     "models": _models,
     "recipes": _recipes,
     "demo": _demo,
     "doctor": _doctor,
 }
+
+
+def _length(options: argparse.Namespace) -> str | None:
+    """Return the length that was asked for, "30 epochs", or None."""
+    amount = {"epochs": options.epochs, "steps": options.steps, "minutes": options.minutes}
+    return next((f"{value:.15g} {unit}" for unit, value in amount.items() if value is not None), None)
 
 
 def _print_json(value: dict[str, Any]) -> None:

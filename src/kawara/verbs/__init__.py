@@ -1,6 +1,8 @@
 """What the command line does, as functions."""
 
+from kawara.verbs.ablation import AblateRequest, Ablation, ablate
 from kawara.verbs.backbone import BackboneEvaluation
+from kawara.verbs.comparison import SEEDS, CompareRequest, Comparison, compare, compare_files
 from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
 from kawara.verbs.description import describe_model, diagnose, list_models
@@ -9,12 +11,20 @@ from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, resolve, run_training, train
 
 __all__ = [
+    "SEEDS",
+    "AblateRequest",
+    "Ablation",
     "BackboneEvaluation",
+    "CompareRequest",
+    "Comparison",
     "Conversion",
     "Demo",
     "Evaluation",
     "TrainRequest",
     "TrainResult",
+    "ablate",
+    "compare",
+    "compare_files",
     "convert",
     "demo",
     "describe_model",

@@ -158,6 +158,16 @@ def evaluate(
         return measured
     predictor.require_classes()
     card = predictor.card
+    chosen, skipped = labelled_parts(data, card, split, reporter)
+    parts = [measure(predictor.model, part, card, device=predictor.device, skipped=skipped, batch_size=batch_size) for part in chosen]
+    return parts[0] if len(parts) == 1 else _joined(parts, card)
+
+
+def labelled_parts(data: str | Path, card: ModelCard, split: str | None, reporter: Reporter) -> tuple[list[ImageSplit], list[SkippedFile]]:
+    """Return the parts of `data` that a model is measured on (several with "all"), and the files that could not be read.
+
+    See `evaluate` for what is chosen where `split` is None. Raises DataError for a part that does not exist.
+    """
     listing = open_data(data)
     images = _load(listing, card, reporter, hold_out=False)
     if split is None and not {"val", "test"} & set(images.splits) and _was_trained_on(images.splits.values(), card):
@@ -169,11 +179,7 @@ def evaluate(
         images = _load(listing, card, reporter, hold_out=True)
         if split not in images.splits:
             raise DataError(f"{data} has no part called {split!r}.", allowed=", ".join([*images.splits, "all"]))
-    chosen = images.splits.values() if split == "all" else [images.splits[split]]
-    parts = [
-        measure(predictor.model, part, card, device=predictor.device, skipped=images.skipped, batch_size=batch_size) for part in chosen
-    ]
-    return parts[0] if len(parts) == 1 else _joined(parts, card)
+    return list(images.splits.values()) if split == "all" else [images.splits[split]], images.skipped
 
 
 def _load(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bool, own_classes: bool = False) -> ImageData:

@@ -163,7 +163,7 @@ def _check_time_left(config: RunConfig, seconds: float) -> None:
 
 def _new_folder(request: TrainRequest) -> RunFolder:
     if request.out is None:
-        return RunFolder(next_free(Path("runs") / f"{_stem(request.data)}-0"))
+        return RunFolder(next_free(Path("runs") / f"{stem_of(request.data)}-0"))
     path = Path(request.out)
     if request.replace and (path / "config.yaml").exists() and (path / "journal.jsonl").exists():
         shutil.rmtree(path)
@@ -171,7 +171,7 @@ def _new_folder(request: TrainRequest) -> RunFolder:
 
 
 def _reopened_folder(request: TrainRequest) -> RunFolder:
-    path = Path(request.out) if request.out else latest_run(Path("runs"), _stem(request.data))
+    path = Path(request.out) if request.out else latest_run(Path("runs"), stem_of(request.data))
     if path is None:
         raise RunFolderError(
             f"There is no run of {request.data} to resume in runs/.", remedy="--out DIR, or the same command without --resume"
@@ -184,7 +184,8 @@ def _reopened_folder(request: TrainRequest) -> RunFolder:
     return folder
 
 
-def _stem(data: str) -> str:
+def stem_of(data: str) -> str:
+    """Return a short name of a data set for folders."""
     name = Path(data.removeprefix("hf:")).resolve().name if data not in ("digits",) else data
     return name.split(".")[0] or "run"
 
