@@ -89,7 +89,7 @@ def write_numbers(folder: Path, name: str, numbers: Mapping[str, Any]) -> None:
     }
     (folder / f"{name}.json").write_text(json.dumps(values, indent=2, ensure_ascii=False, allow_nan=False) + "\n", encoding="utf-8")
     if arrays:
-        np.savez_compressed(folder / f"{name}.npz", **arrays)
+        np.savez_compressed(folder / f"{name}.npz", allow_pickle=False, **arrays)
 
 
 def as_json(value: Any) -> Any:

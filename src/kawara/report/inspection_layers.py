@@ -183,7 +183,9 @@ def localisation_exhibits(found: Sequence[Localisation]) -> list[Exhibit]:
         Exhibit(
             "localisation-grid",
             lambda language: plots.localisation_grid(last.tokens, language=language),
-            alt=Text(f"CKA of nine tokens of {last.layer} with the pixels at every place", f"{last.layer}の9つのトークンと各位置の画素のCKA"),
+            alt=Text(
+                f"CKA of nine tokens of {last.layer} with the pixels at every place", f"{last.layer}の9つのトークンと各位置の画素のCKA"
+            ),
             caption=Text(f"{last.layer}, {caption.en}", f"{last.layer}、{caption.ja}"),
             numbers={"layer": last.layer, "cka": last.cka, "num_prefix": last.num_prefix, "num_images": n},
             folded=True,

@@ -32,7 +32,8 @@ NO_HEAD = Text(
     "このモデルは分類ヘッドのないバックボーンで、説明すべき回答がありません。",
 )
 NO_LABELS = Text(
-    "These images have no labels that the model knows, so there is no accuracy that could fall. A data set with class folders gives the curves.",
+    "These images have no labels that the model knows, so there is no accuracy that could fall. "
+    "A data set with class folders gives the curves.",
     "モデルの知るラベルが画像に付いていないため、正解率の低下は測れません。クラス別フォルダのデータセットを渡すと曲線が描かれます。",
 )
 
@@ -118,7 +119,7 @@ def explanation_section(explained: Sequence[Explained], num_photos: int) -> Sect
                 numbers={
                     "image": each.photo.title.en,
                     "model": each.model,
-                    "maps": {method: values for method, values in each.maps.items()},
+                    "maps": dict(each.maps),
                     "scores": {
                         method: {
                             "deletion_area": score.deletion_area[0],
@@ -139,7 +140,10 @@ def explanation_section(explained: Sequence[Explained], num_photos: int) -> Sect
                 "deletion-insertion",
                 partial(_deletion_insertion, first),
                 alt=Text("Deletion and insertion curves", "削除曲線と挿入曲線"),
-                caption=Text(f"Curves of the first photo: {first.photo.title.en}, {first.model}.", f"1枚目（{first.photo.title.ja}、{first.model}）の曲線。"),
+                caption=Text(
+                    f"Curves of the first photo: {first.photo.title.en}, {first.model}.",
+                    f"1枚目（{first.photo.title.ja}、{first.model}）の曲線。",
+                ),
                 numbers={
                     "shares": next(iter(first.scores.values())).shares,
                     "curves": {method: {"deletion": s.deletion[0], "insertion": s.insertion[0]} for method, s in first.scores.items()},
@@ -154,7 +158,8 @@ def reach_section(name: str, statistics: AttentionStatistics) -> Section:
     """Show attention distance, entropy, agreement of heads and the share of prefix tokens by depth."""
     n = statistics.num_images
     lead = Text(
-        f"Over all patches of {n} images. In a ViT with enough data the lowest blocks mix local and global heads, the highest are all global; "
+        f"Over all patches of {n} images. In a ViT with enough data the lowest blocks mix local and global heads, the highest "
+        "are all global; "
         "without local heads in the lowest blocks, data was scarce.",
         f"{n}枚の画像の全パッチにわたる平均です。十分なデータで学習したViTでは、浅いブロックに局所的なヘッドと大域的なヘッドが混在し、"
         "深いブロックはすべて大域的になります。浅いブロックに局所的なヘッドがなければ、データ不足の兆候です。",
@@ -214,7 +219,10 @@ def robustness_section(measured: Mapping[str, Mapping[str, Robustness]], num_cla
                 f"robustness-drop-{len(exhibits) + 1}",
                 partial(_robustness, "drop", {name: drops}, 1 / num_classes),
                 alt=Text(f"Accuracy of {name} when tiles are lost", f"タイルを失ったときの{name}の正解率"),
-                caption=Text(f"{name}, n = {n} images. The band is ± one deviation from draw to draw.", f"{name}、画像 n = {n}枚。帯は試行間の標準偏差。"),
+                caption=Text(
+                    f"{name}, n = {n} images. The band is ± one deviation from draw to draw.",
+                    f"{name}、画像 n = {n}枚。帯は試行間の標準偏差。",
+                ),
                 numbers={"model": name, "num_images": n, "curves": {kind: _curve(result) for kind, result in drops.items()}},
             )
         )
@@ -273,9 +281,7 @@ def _deletion_insertion(each: Explained, language: Language) -> Figure:
     return plots.deletion_insertion(score.shares, curves, score.random_deletion[0], language=language)
 
 
-def _robustness(
-    corruption: str, measured: Mapping[str, Mapping[str, Robustness]], chance: float, language: Language
-) -> Figure:
+def _robustness(corruption: str, measured: Mapping[str, Mapping[str, Robustness]], chance: float, language: Language) -> Figure:
     lines = []
     unit = ""
     for name, results in measured.items():

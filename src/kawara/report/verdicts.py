@@ -171,7 +171,8 @@ RULES: tuple[Rule, ...] = (
             "後半の層は前半の層と似ていません（CKA {}）。CNNのように段階的に処理しています。",
         ),
         contradicted=Text(
-            "The later half is much like the first half (CKA {}): one representation is refined from block to block, as in ViTs of the paper.",
+            "The later half is much like the first half (CKA {}): one representation is refined from block to block, "
+            "as in the ViTs of the paper.",
             "後半の層は前半の層とよく似ています（CKA {}）。論文のViTのように、同じ表現を少しずつ磨いています。",
         ),
         percent=False,
@@ -221,7 +222,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "one_skip_is_missed",
         Text("There is a skip connection that the model cannot do without.", "欠かせないスキップ接続がある。"),
-        Text("answers that stay the same without the skip connection that is missed most", "最も影響の大きいスキップ接続を外しても変わらない回答の割合"),
+        Text(
+            "answers that stay the same without the skip connection that is missed most",
+            "最も影響の大きいスキップ接続を外しても変わらない回答の割合",
+        ),
         threshold=0.5,
         at_most=True,
         supported=Text(
@@ -274,7 +278,10 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "loud_tokens",
-        Text("Some patches are used as notebooks: tokens of very large norm.", "ノルムの非常に大きいトークンがあり、パッチがメモ代わりに使われている。"),
+        Text(
+            "Some patches are used as notebooks: tokens of very large norm.",
+            "ノルムの非常に大きいトークンがあり、パッチがメモ代わりに使われている。",
+        ),
         Text("share of high-norm tokens, worst block of the second half", "高ノルムトークンの割合（後半で最も多いブロック）"),
         threshold=0.01,
         at_most=False,
@@ -291,7 +298,10 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "top_unlike_other",
         Text("The upper third is unlike any layer of the other model.", "上位3分の1の層は、もう一方のモデルのどの層とも似ていない。"),
-        Text("CKA with the most similar layer of the other model, mean over the upper third", "もう一方のモデルで最も似た層とのCKA（上位3分の1の平均）"),
+        Text(
+            "CKA with the most similar layer of the other model, mean over the upper third",
+            "もう一方のモデルで最も似た層とのCKA（上位3分の1の平均）",
+        ),
         threshold=0.5,
         at_most=True,
         supported=Text(
@@ -336,16 +346,30 @@ def headline(verdicts: list[Verdict], name: str) -> Text:
     outcome = {verdict.rule.key: verdict.outcome for verdict in verdicts}
     below, above = outcome.get("local_heads_below", "open"), outcome.get("global_heads_above", "open")
     if "open" not in (below, above):
-        first = Text("local below", "浅い層は局所的") if below == "supported" else Text("no local heads below", "浅い層に局所的なヘッドがなく")
+        first = (
+            Text("local below", "浅い層は局所的") if below == "supported" else Text("no local heads below", "浅い層に局所的なヘッドがなく")
+        )
         if below == "supported":
-            last = Text("global above", "深い層は大域的") if above == "supported" else Text("not all global above", "深い層にも局所的なヘッドが残る")
+            last = (
+                Text("global above", "深い層は大域的")
+                if above == "supported"
+                else Text("not all global above", "深い層にも局所的なヘッドが残る")
+            )
         else:
-            last = Text("all global above", "深い層もすべて大域的") if above == "supported" else Text("not all global above", "深い層も一部だけ大域的")
+            last = (
+                Text("all global above", "深い層もすべて大域的")
+                if above == "supported"
+                else Text("not all global above", "深い層も一部だけ大域的")
+            )
         return Text(f"{name}: {first.en}, {last.en}", f"{name}：{first.ja}、{last.ja}")
     early, late = outcome.get("sees_far_at_once", "open"), outcome.get("sees_everything_in_the_end", "open")
     if "open" not in (early, late):
         first = Text("sees far at once", "最初から遠くまで見て") if early == "supported" else Text("begins locally", "局所から始まり")
-        last = Text("sees everything in the end", "最後は全体を見る") if late == "supported" else Text("never sees everything", "最後まで全体は見ない")
+        last = (
+            Text("sees everything in the end", "最後は全体を見る")
+            if late == "supported"
+            else Text("never sees everything", "最後まで全体は見ない")
+        )
         return Text(f"{name}: {first.en}, {last.en}", f"{name}：{first.ja}、{last.ja}")
     return Text(f"What {name} looks at", f"{name} は何を見ているか")
 

@@ -124,9 +124,7 @@ def _from_data(listing: Listing, cards: Sequence[ModelCard], max_images: int, re
     return ImageSet(placed, [keys[index] for index in chosen], labels, splits[0][0].name, num_found, splits[0][1])
 
 
-def _split(
-    listing: Listing, card: ModelCard, first: ModelCard, reporter: Reporter, labelled: bool
-) -> tuple[ImageSplit, list[SkippedFile]]:
+def _split(listing: Listing, card: ModelCard, first: ModelCard, reporter: Reporter, labelled: bool) -> tuple[ImageSplit, list[SkippedFile]]:
     """Return the part to look at, read for the model of `card` but with the classes and the held-out images of the first one."""
     if not labelled:
         images = load_data(listing, card.preprocessing, hold_out=False, progress=reporter.progress_of("reading images"))
