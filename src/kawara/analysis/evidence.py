@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from kawara.analysis.attention_statistics import AttentionStatistics
-from kawara.analysis.outliers import TokenNorms
+from kawara.analysis.outliers import BIMODAL_FROM, TokenNorms
 from kawara.analysis.receptive_field import ReceptiveFields
 from kawara.analysis.robustness import Robustness
 from kawara.analysis.similarity import Similarity
@@ -86,8 +86,13 @@ def kept_without_worst_skip(removal: SkipRemoval) -> float:
 
 
 def largest_share_of_outliers(norms: TokenNorms) -> float:
-    """Return the share of high-norm tokens in the block of the second half that has most of them."""
-    return float(norms.shares[len(norms.places) // 2 :].max())
+    """Return the share of high-norm tokens in the block of the second half that has most of them.
+
+    Only blocks count whose norms fall into two groups (bimodality above 5/9): a tail is no group; 0 where there is no such block.
+    """
+    half = len(norms.places) // 2
+    in_groups = np.nan_to_num(norms.bimodality[half:]) > BIMODAL_FROM
+    return float((norms.shares[half:] * in_groups).max())
 
 
 def best_match_of_top(between: Similarity) -> float:

@@ -20,8 +20,8 @@ from kawara.report.page import CSS_PX_PER_POINT, data_uri, figure_source
 from kawara.report.wording import Text
 
 LANGUAGES: tuple[Language, ...] = ("en", "ja")
-PHOTO_DPI = 130
-PHOTO_QUALITY = 82
+PHOTO_DPI = 125
+PHOTO_QUALITY = 76
 LARGEST_JSON_ARRAY = 512
 """Arrays of more numbers go to an npz beside the JSON."""
 

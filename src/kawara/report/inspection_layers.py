@@ -287,8 +287,8 @@ def layers_section(exhibits: list[Exhibit], absent: list[Text]) -> Section:
     """Put what was measured of the layers into one section."""
     lead = Text(
         "How alike layers are (CKA), what the skip connections carry, whether tokens keep their place, which pixels each depth depends on, "
-        "and which frequencies it keeps.",
-        "層同士の類似（CKA）、スキップ接続が運ぶもの、トークンが位置を保つか、各深さが依存する画素、保たれる周波数を示します。",
+        "and which frequencies it keeps. Layers carry the names of their modules, which count from 0.",
+        "層同士の類似（CKA）、スキップ接続が運ぶもの、トークンが位置を保つか、各深さが依存する画素、保たれる周波数を示します。層の名前はモジュール名で、0から数えます。",
     )
     return Section("layers", Text("From layer to layer", "層から層へ"), lead, exhibits, absent)
 

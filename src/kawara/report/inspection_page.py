@@ -136,6 +136,7 @@ def _answer_view(answer: Answer) -> dict[str, Any]:
         "image": image_source(answer.image),
         "map": mapped,
         "key": answer.key,
+        "name": Path(answer.key).name,
         "label": answer.label,
         "predicted": first,
         "score": wording.percent(score) if score is not None else None,

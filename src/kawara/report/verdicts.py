@@ -246,15 +246,15 @@ RULES: tuple[Rule, ...] = (
             "mean change of Δ log amplitude at the highest frequency by an attention layer",
             "アテンション層による最高周波数の対数振幅差の平均変化",
         ),
-        threshold=0.0,
+        threshold=-0.05,  # 5 % of the amplitude at each layer
         at_most=True,
         supported=Text(
             "Attention smooths: it changes the highest frequency by {} (log amplitude) at each layer.",
             "アテンションは平滑化しています。1層ごとに最高周波数の対数振幅が{}変わります。",
         ),
         contradicted=Text(
-            "Attention does not smooth here: it changes the highest frequency by {} (log amplitude) at each layer.",
-            "このモデルのアテンションは平滑化していません。1層ごとの最高周波数の対数振幅の変化は{}です。",
+            "Attention does not smooth noticeably here: it changes the highest frequency by {} (log amplitude) at each layer.",
+            "このモデルのアテンションは、目立った平滑化をしていません。1層ごとの最高周波数の対数振幅の変化は{}です。",
         ),
         percent=False,
         source="Park and Kim 2022, figs. 2 and 8",
@@ -282,7 +282,10 @@ RULES: tuple[Rule, ...] = (
             "Some patches are used as notebooks: tokens of very large norm.",
             "ノルムの非常に大きいトークンがあり、パッチがメモ代わりに使われている。",
         ),
-        Text("share of high-norm tokens, worst block of the second half", "高ノルムトークンの割合（後半で最も多いブロック）"),
+        Text(
+            "share of high-norm tokens, worst block of the second half whose norms form two groups (bimodality above 5/9)",
+            "高ノルムトークンの割合（後半で、ノルムが2群に分かれる〈二峰性係数 5/9 超〉ブロックの最大値）",
+        ),
         threshold=0.01,
         at_most=False,
         supported=Text(
@@ -290,8 +293,8 @@ RULES: tuple[Rule, ...] = (
             "ノルムの非常に大きいトークンがあります（パッチの{}）。アテンションマップを乱す原因で、レジスターの追加が対策になります。",
         ),
         contradicted=Text(
-            "Hardly any token is of very large norm ({} of the patches): registers are not needed for clean maps.",
-            "ノルムの非常に大きいトークンはほとんどありません（パッチの{}）。レジスターは不要です。",
+            "There is no group of tokens of very large norm ({} of the patches): registers are not needed for clean maps.",
+            "ノルムの非常に大きいトークンの群はありません（パッチの{}）。レジスターは不要です。",
         ),
         source="Darcet et al. 2023",
     ),
@@ -394,5 +397,5 @@ def _judged(rule: Rule, evidence: Evidence) -> Verdict:
 
 def _number(value: float, rule: Rule) -> str:
     if not rule.percent:
-        return f"{value:.2f}"
+        return f"{value:.2f}".replace("-0.00", "0.00").replace("-", "−")
     return f"{100 * value:.1f}%" if abs(value) < 0.0995 else f"{100 * value:.0f}%"

@@ -110,7 +110,7 @@ def scored_maps(subject: Subject, index: int) -> tuple[dict[str, NDArray[np.floa
 def num_scored(subjects: Sequence[Subject], num_photos: int) -> int:
     """Return how many photos are scored: an occluded, deleted and inserted one takes about 400 passes at 14 × 14 cells."""
     cost = sum(400 * subject.giga_macs for subject in subjects)
-    return min(num_photos, max(1, min(4, int(1500 / max(cost, 1e-9)))))
+    return min(num_photos, max(1, min(4, int(1600 / max(cost, 1e-9)))))
 
 
 def fields(subject: Subject) -> tuple[ReceptiveFields, ReceptiveFields | None]:
