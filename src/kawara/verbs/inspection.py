@@ -34,14 +34,14 @@ from kawara.errors import ConfigError
 from kawara.files import new_folder, refuse_existing, write_json
 from kawara.models import ImageModel, family_of
 from kawara.plots.saliency import method_name
-from kawara.plots.style import Language
+from kawara.plots.style import Language, has_japanese_font
 from kawara.predict import load
 from kawara.report import inspection_layers as layers
 from kawara.report import inspection_sections as sections
 from kawara.report.exhibits import Section, as_json
 from kawara.report.inspection_page import Answer, AnswerGroup, InspectionSummary, ModelFacts, write_inspection
 from kawara.report.verdicts import Evidence, Verdict, judge
-from kawara.report.wording import Text
+from kawara.report.wording import Text, split_name
 from kawara.runtime import peak_memory_bytes
 from kawara.training.progress import Reporter
 from kawara.training.run_folder import next_free
@@ -156,6 +156,8 @@ def inspect(
     looked = _Look(subjects, found, photos, chosen_blocks, chosen_heads, reporter)
     looked.run()
 
+    if language == "ja" and not has_japanese_font():
+        reporter.say("No Japanese font was found: the PNG files show boxes. The page uses the fonts of its reader and is not concerned.")
     folder = Path(out) if out is not None else next_free(Path("runs") / f"inspect-{_file_name(cards[0].name)}")
     command = shlex.join(["kawara", "inspect", *(str(each) for each in (model, *spoken))])
     command += f" --with {shlex.quote(str(other))}" if other is not None else ""
@@ -534,9 +536,11 @@ def _facts(subject: Subject, path: str) -> ModelFacts:
 
 
 def _images_text(found: ImageSet) -> Text:
-    looked = Text(f"{len(found):,} images", f"画像{len(found):,}枚")
+    part = split_name(found.part) if found.labels is not None and found.part not in (None, "all") else Text("", "")
+    kind = Text(f"{part.en} images".strip(), f"{part.ja}画像")
+    looked = Text(f"{len(found):,} {kind.en}", f"{kind.ja}{len(found):,}枚")
     if found.num_found > len(found):
-        looked = Text(f"{len(found):,} of {found.num_found:,} images", f"画像{found.num_found:,}枚のうち{len(found):,}枚")
+        looked = Text(f"{len(found):,} of {found.num_found:,} {kind.en}", f"{kind.ja}{found.num_found:,}枚のうち{len(found):,}枚")
     labels = Text("with labels", "ラベル付き") if found.labels is not None else Text("without labels", "ラベルなし")
     return Text(f"{looked.en}, {labels.en}", f"{looked.ja}（{labels.ja}）")
 
