@@ -390,7 +390,11 @@ class _Look:
             measured[subject.card.name] = measures.robust_to_loss(subject, self.first, count)
         self.sections.append(sections.robustness_section(measured, self.num_classes))
         random = measured[self.first.card.name]["drop_random"]
-        self.evidence["survives_lost_tiles"] = Evidence(evidence.kept_with_half_lost(random), count)
+        useless = Text(
+            "Even whole images are answered hardly better than by chance.", "欠けのない画像でも、正解率が当て推量とほとんど変わりません。"
+        )
+        kept = evidence.kept_with_half_lost(random, 1 / self.num_classes)
+        self.evidence["survives_lost_tiles"] = Evidence(kept, count, useless)
 
     def _class_token(self, ratios: Any, *, late: bool, missing: Text) -> Evidence:
         if not getattr(self.first.model.config, "class_token", False):
