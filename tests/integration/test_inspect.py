@@ -83,9 +83,9 @@ def outcomes(answer: dict) -> dict[str, str]:
 
 def test_a_vit_with_a_class_token_on_files(place, tmp_path, capsys):
     out = tmp_path / "out"
-    answer = inspected(capsys, f"{place}/class.safetensors", f"{place}/flat", "--out", str(out), "--photos", "4", "--language", "ja")
+    answer = inspected(capsys, f"{place}/class.safetensors", f"{place}/flat", "--out", str(out), "--photos", "2", "--language", "ja")
     page = check_folder(out, answer)
-    assert (answer["num_images"], answer["num_photos"], answer["part"], answer["other"]) == (9, 4, None, None)
+    assert (answer["num_images"], answer["num_photos"], answer["part"], answer["other"]) == (9, 2, None, None)
     assert 0 <= answer["attention_deviation"] < 1e-4
     assert {"attention-1", "attention-patch-1", "explanation-1", "attention-distance", "positions", "cka-1", "skip-ratios"} <= set(
         answer["figures"]
@@ -117,7 +117,7 @@ def test_a_vit_with_a_class_token_on_files(place, tmp_path, capsys):
 def test_a_mean_pooled_vit_beside_a_cnn_on_labelled_data(place, tmp_path, capsys):
     out = tmp_path / "out"
     models_and_data = (f"{place}/mean.safetensors", f"{place}/data", "--with", f"{place}/cnn.safetensors")
-    answer = inspected(capsys, *models_and_data, "--out", str(out), "--photos", "2", "--blocks", "1,4", "--heads", "2")
+    answer = inspected(capsys, *models_and_data, "--out", str(out), "--photos", "1", "--blocks", "1,4", "--heads", "2")
     page = check_folder(out, answer)
     assert (answer["model"], answer["other"], answer["part"]) == ("vit_mean", "small_cnn", "all")
     assert {"cka-1", "cka-2", "cka-3", "robustness-drop-both", "robustness-shuffle", "receptive-field-2", "filters-2"} <= set(
@@ -155,7 +155,7 @@ def test_three_images_and_a_backbone_are_enough(place, tmp_path, capsys):
     model = write_model(tmp_path / "backbone.safetensors", "backbone", config, ())
     (tmp_path / "broken.png").write_bytes(b"nothing")
     files = [f"{place}/flat/{number}.png" for number in range(3)]
-    answer = inspected(capsys, model, *files, str(tmp_path / "broken.png"), "--out", str(tmp_path / "out"))
+    answer = inspected(capsys, model, *files, str(tmp_path / "broken.png"), "--out", str(tmp_path / "out"), "--photos", "1")
     page = check_folder(tmp_path / "out", answer)
     assert (answer["num_images"], answer["skipped"]) == (3, 1)
     assert answer["skipped_files"][0]["path"].endswith("broken.png")

@@ -21,6 +21,8 @@ from kawara.analysis.similarity import Similarity
 from kawara.analysis.skip import SkipRatios, SkipRemoval
 from kawara.analysis.spectrum import Spectra, SubBlock
 
+MIN_ABOVE_CHANCE = 0.1
+
 
 def nearest_head_below(attention: AttentionStatistics) -> float:
     """Return the distance of the most local head in the lowest quarter of the blocks, as a share of uniform attention's."""
@@ -101,11 +103,15 @@ def best_match_of_top(between: Similarity) -> float:
     return float(np.nanmean(np.nanmax(upper, axis=1)))
 
 
-def kept_with_half_lost(robustness: Robustness) -> float:
-    """Return the accuracy with half of the tiles black as a share of that with none; between two measured strengths on a line."""
-    if robustness.accuracy[0] == 0:
+def kept_with_half_lost(robustness: Robustness, chance: float) -> float:
+    """Return what accuracy has over chance with half of the tiles black, as a share of the same with none.
+
+    Between two measured strengths it is read off a straight line. NaN for a model that is hardly better than chance with none.
+    """
+    above = robustness.accuracy - chance
+    if above[0] < MIN_ABOVE_CHANCE:
         return float("nan")
-    return float(np.interp(0.5, robustness.strengths, robustness.accuracy) / robustness.accuracy[0])
+    return float(np.interp(0.5, robustness.strengths, above) / above[0])
 
 
 def _quarter(count: int) -> int:

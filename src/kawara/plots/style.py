@@ -93,6 +93,11 @@ def font_families() -> tuple[str, ...]:
     return ("DejaVu Sans", *[name for name in _JAPANESE_FONTS if name in installed][:1])
 
 
+def has_japanese_font() -> bool:
+    """Say whether Japanese can be drawn into a PNG here; an SVG is drawn by its reader."""
+    return len(font_families()) > 1
+
+
 @contextlib.contextmanager
 def house_style() -> Iterator[None]:
     """Draw in the style of the house while the context lasts."""
@@ -145,11 +150,11 @@ def nothing_to_draw(axes: Axes, message: str) -> None:
     axes.text(0.5, 0.5, message, transform=axes.transAxes, ha="center", va="center", color=MUTED)
 
 
-def to_svg(figure: Figure) -> str:
-    """Return the figure as one SVG element, text as text in the fonts of whoever reads it."""
+def to_svg(figure: Figure, *, image_dpi: int = POINTS_PER_INCH) -> str:
+    """Return the figure as one SVG element, text as text in the fonts of whoever reads it; photos have `image_dpi` pixels an inch."""
     buffer = io.StringIO()
     with house_style():
-        figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
+        figure.savefig(buffer, format="svg", dpi=image_dpi, metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue()
     svg = svg[svg.index("<svg") :].replace("</style>", f"text{{font-family: {_FONTS_OF_THE_READER} !important}}</style>", 1)
     return re.sub(r"<[^>]*>", lambda tag: _slimmed(tag[0]), svg)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import io
 import json
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +17,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from kawara.plots.style import POINTS_PER_INCH, Language, to_png
+from kawara.plots.style import POINTS_PER_INCH, Language, to_png, to_svg
 from kawara.report.page import CSS_PX_PER_POINT, data_uri, figure_source
 from kawara.report.wording import Text
 
@@ -36,7 +38,7 @@ class Exhibit:
     caption: Text
     numbers: Mapping[str, Any]
     has_photos: bool = False
-    """Then it is a picture of its own on the page (WebP): photos are too large for SVG."""
+    """Then its pictures are compressed on the page."""
     folded: bool = False
     """Behind a click: one of many of its kind."""
 
@@ -73,12 +75,17 @@ def publish(exhibit: Exhibit, folder: Path, language: Language) -> Drawn:
 
 
 def photo_source(figure: Figure) -> dict[str, Any]:
-    """Return a figure as `figure_source` does, as a picture instead of a drawing."""
+    """Return a figure as `figure_source` does, the photos inside it as WebP: a tenth of what they take without loss."""
     width, height = figure.get_size_inches() * POINTS_PER_INCH * CSS_PX_PER_POINT
+    svg = re.sub(r"data:image/png;base64,([A-Za-z0-9+/=\s]+)", lambda found: _compressed(found[1]), to_svg(figure, image_dpi=PHOTO_DPI))
+    return {"source": data_uri("image/svg+xml", svg.encode()), "width_px": round(width), "height_px": round(height)}
+
+
+def _compressed(png_base64: str) -> str:
     buffer = io.BytesIO()
-    with Image.open(io.BytesIO(to_png(figure, dpi=PHOTO_DPI))) as picture:
+    with Image.open(io.BytesIO(base64.b64decode(png_base64))) as picture:
         picture.convert("RGB").save(buffer, "WEBP", quality=PHOTO_QUALITY)
-    return {"source": data_uri("image/webp", buffer.getvalue()), "width_px": round(width), "height_px": round(height)}
+    return data_uri("image/webp", buffer.getvalue())
 
 
 def write_numbers(folder: Path, name: str, numbers: Mapping[str, Any]) -> None:

@@ -86,7 +86,7 @@ def cka_exhibits(similarities: Sequence[tuple[str, str | None, Similarity]]) -> 
     """Show CKA maps: (model of the rows, model of the columns or None for the same, record)."""
     exhibits = []
     for number, (rows, columns, found) in enumerate(similarities, start=1):
-        caption = Text(f"{rows}, n = {found.num_images} images.", f"{rows}、画像 n = {found.num_images}枚。")
+        caption = Text(f"{rows} and {columns}, n = {found.num_images} images.", f"{rows}と{columns}、画像 n = {found.num_images}枚。")
         if columns is None:
             mean = found.lower_with_upper
             caption = Text(

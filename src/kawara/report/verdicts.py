@@ -322,16 +322,19 @@ RULES: tuple[Rule, ...] = (
     Rule(
         "survives_lost_tiles",
         Text("The model stands the loss of half of the image.", "画像の半分を失っても答えられる。"),
-        Text("accuracy with half of the tiles black / with none", "半分のタイルを黒くしたときの正解率 ÷ 元の正解率"),
+        Text(
+            "accuracy above chance with half of the tiles black / with none",
+            "当て推量を上回る正解率：半分のタイルを黒くしたとき ÷ 元の画像",
+        ),
         threshold=0.5,
         at_most=False,
         supported=Text(
-            "With half of the image black, the model keeps {} of its accuracy.",
-            "画像の半分を黒くしても、元の正解率の{}を保ちます。",
+            "With half of the image black, the model keeps {} of its accuracy above chance.",
+            "画像の半分を黒くしても、当て推量を上回る正解率の{}を保ちます。",
         ),
         contradicted=Text(
-            "With half of the image black, the model keeps only {} of its accuracy.",
-            "画像の半分を黒くすると、元の正解率の{}しか保てません。",
+            "With half of the image black, the model keeps only {} of its accuracy above chance.",
+            "画像の半分を黒くすると、当て推量を上回る正解率は{}しか残りません。",
         ),
         min_images=24,
         source="Naseer et al. 2021, fig. 2",

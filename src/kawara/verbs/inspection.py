@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import shlex
 import time
@@ -20,39 +19,35 @@ from kawara.analysis import evidence
 from kawara.analysis.attention import AttentionMaps, attention_maps
 from kawara.analysis.attention_statistics import AttentionStatistics, attention_statistics
 from kawara.analysis.attribution import saliency_methods
-from kawara.analysis.cost import count_macs, count_parameters
 from kawara.analysis.filters import first_filters
 from kawara.analysis.localisation import localisation
-from kawara.analysis.observed_attention import attention_places, require_attention, token_layout
 from kawara.analysis.outliers import token_norms
-from kawara.analysis.places import block_places, skip_places
+from kawara.analysis.places import skip_places
 from kawara.analysis.positions import position_similarity
 from kawara.analysis.similarity import MIN_IMAGES, cka_between, cka_within
 from kawara.analysis.skip import skip_ratios
 from kawara.analysis.spectrum import spectra
 from kawara.errors import ConfigError
 from kawara.files import new_folder, refuse_existing, write_json
-from kawara.models import ImageModel, family_of
+from kawara.models import ImageModel
 from kawara.plots.saliency import method_name
-from kawara.plots.style import Language
+from kawara.plots.style import Language, has_japanese_font
 from kawara.predict import load
 from kawara.report import inspection_layers as layers
 from kawara.report import inspection_sections as sections
 from kawara.report.exhibits import Section, as_json
-from kawara.report.inspection_page import Answer, AnswerGroup, InspectionSummary, ModelFacts, write_inspection
+from kawara.report.inspection_page import Answer, AnswerGroup, InspectionSummary, write_inspection
 from kawara.report.verdicts import Evidence, Verdict, judge
 from kawara.report.wording import Text
 from kawara.runtime import peak_memory_bytes
 from kawara.training.progress import Reporter
 from kawara.training.run_folder import next_free
 from kawara.verbs import inspection_measures as measures
+from kawara.verbs.inspection_facts import chosen_attention, distinct, facts, groups_to_look_at, images_text, labels_of, shown_class_names
 from kawara.verbs.inspection_images import ImageSet, gather
 from kawara.verbs.inspection_measures import CKA_BATCH, Subject
-from kawara.weights import ModelCard
 
 DEFAULT_PHOTOS = 16
-NUM_DEPTHS_SHOWN = 4
-MAX_HEADS_SHOWN = 6
 NUM_PATCH_PHOTOS = 3
 NUM_GUESSES = 3
 
@@ -142,26 +137,28 @@ def inspect(
     spoken = [str(each) for each in ([images] if isinstance(images, str | Path) else images)]
     paths = [str(model)] + ([] if other is None else [str(other)])
     predictors = [load(_not_exported(path), device=device) for path in paths]
-    cards = _distinct([predictor.card for predictor in predictors])
+    cards = distinct([predictor.card for predictor in predictors])
     first_model = predictors[0].model
     assert isinstance(first_model, ImageModel)
-    chosen_blocks, chosen_heads = _chosen(first_model, blocks, heads)
+    chosen_blocks, chosen_heads = chosen_attention(first_model, blocks, heads)
     most = max(photos, measures.MAX_IMAGES)
     found = gather(spoken, cards, most, reporter)
     subjects = []
     for predictor, card, placed in zip(predictors, cards, found.placed):
         assert isinstance(predictor.model, ImageModel)
-        labels = _labels_of(found.labels, cards[0], card)
+        labels = labels_of(found.labels, cards[0], card)
         subjects.append(Subject(predictor.model, card, placed, labels, predictor.device))
     looked = _Look(subjects, found, photos, chosen_blocks, chosen_heads, reporter)
     looked.run()
 
+    if language == "ja" and not has_japanese_font():
+        reporter.say("No Japanese font was found: the PNG files show boxes. The page uses the fonts of its reader and is not concerned.")
     folder = Path(out) if out is not None else next_free(Path("runs") / f"inspect-{_file_name(cards[0].name)}")
     command = shlex.join(["kawara", "inspect", *(str(each) for each in (model, *spoken))])
     command += f" --with {shlex.quote(str(other))}" if other is not None else ""
     summary = InspectionSummary(
-        models=[_facts(subject, path) for subject, path in zip(subjects, paths)],
-        images=_images_text(found),
+        models=[facts(subject, path) for subject, path in zip(subjects, paths)],
+        images=images_text(found),
         groups=looked.groups,
         map_method=looked.map_method,
         sections=looked.sections,
@@ -238,7 +235,7 @@ class _Look:
             return
         parts = [first.model(batch).float().softmax(dim=1).cpu() for batch in first.batches(len(self.found))]
         probabilities = torch.cat(parts)
-        groups = _groups(probabilities, first.labels, self.wanted)
+        groups = groups_to_look_at(probabilities, first.labels, self.wanted)
         self.photos = [index for _, _, chosen in groups for index in chosen]
         method, self.maps = measures.cheap_maps(first, self.photos)
         if method is not None:
@@ -248,7 +245,7 @@ class _Look:
                 f"各画像の右は{name.ja}による回答の根拠です。色の濃い部分ほど重要です。",
             )
         place = {index: number for number, index in enumerate(self.photos)}
-        names = _class_names(first.card)
+        names = shown_class_names(first.card)
         for title, note, chosen in groups:
             answers = []
             for index in chosen:
@@ -388,7 +385,11 @@ class _Look:
             measured[subject.card.name] = measures.robust_to_loss(subject, self.first, count)
         self.sections.append(sections.robustness_section(measured, self.num_classes))
         random = measured[self.first.card.name]["drop_random"]
-        self.evidence["survives_lost_tiles"] = Evidence(evidence.kept_with_half_lost(random), count)
+        useless = Text(
+            "Even whole images are answered hardly better than by chance.", "欠けのない画像でも、正解率が当て推量とほとんど変わりません。"
+        )
+        kept = evidence.kept_with_half_lost(random, 1 / self.num_classes)
+        self.evidence["survives_lost_tiles"] = Evidence(kept, count, useless)
 
     def _class_token(self, ratios: Any, *, late: bool, missing: Text) -> Evidence:
         if not getattr(self.first.model.config, "class_token", False):
@@ -410,137 +411,6 @@ class _Look:
         return Text(name, name)
 
 
-def _groups(probabilities: Tensor, labels: Tensor | None, wanted: int) -> list[tuple[Text, Text, list[int]]]:
-    """Return which images to look at first, in groups that share none: of `wanted` a third each, what is left over to the last."""
-    top = probabilities.topk(min(2, probabilities.shape[1]), dim=1).values
-    confidence, margin = top[:, 0].numpy(), (top[:, 0] - top[:, -1]).numpy()
-    everything = np.arange(len(confidence))
-    if labels is None:
-        confused = margin.argsort(kind="stable")
-        text = (
-            Text("Most confused", "最も迷った画像"),
-            Text("The first two guesses are nearly as likely.", "上位2クラスの確率がほぼ同じ画像です。"),
-        )
-    else:
-        wrong = everything[(probabilities.argmax(dim=1) != labels).numpy()]
-        confused = wrong[(-confidence[wrong]).argsort(kind="stable")]
-        text = (
-            Text("Most confident mistakes", "自信をもって間違えた画像"),
-            Text(
-                "Look here first: sometimes it is the label that is wrong.",
-                "まずここを確認してください。ラベルの方が誤っていることもあります。",
-            ),
-        )
-    orders = [
-        (*text, confused),
-        (
-            Text("Least confident", "確信度が最も低い画像"),
-            Text("The likeliest class has the lowest probability.", "最も確率の高いクラスでも、その確率が低い画像です。"),
-            confidence.argsort(kind="stable"),
-        ),
-        (
-            Text("Most confident", "確信度が最も高い画像"),
-            Text("For comparison.", "比較のための例です。"),
-            (-confidence).argsort(kind="stable"),
-        ),
-    ]
-    taken: set[int] = set()
-    groups = []
-    for number, (title, note, order) in enumerate(orders):
-        room = -(-(wanted - len(taken)) // (len(orders) - number))
-        chosen = [int(index) for index in order if int(index) not in taken][:room]
-        taken.update(chosen)
-        if chosen:
-            groups.append((title, note, chosen))
-    return groups
-
-
-def _chosen(model: ImageModel, blocks: Sequence[int] | None, heads: Sequence[int] | None) -> tuple[list[int] | None, list[int] | None]:
-    """Return which attention layers and heads to draw, from 0. Raises ConfigError for what the model does not have."""
-    if blocks is None and heads is None and not attention_places(model):
-        return None, None
-    places = require_attention(model)
-    num_heads = min(int(getattr(model.get_submodule(place), "heads")) for place in places)  # noqa: B009
-    spread = np.linspace(0, len(places) - 1, min(NUM_DEPTHS_SHOWN, len(places))).round().astype(int).tolist()
-    return (
-        spread if blocks is None else _from_one(blocks, len(places), "block"),
-        list(range(min(num_heads, MAX_HEADS_SHOWN))) if heads is None else _from_one(heads, num_heads, "head"),
-    )
-
-
-def _from_one(numbers: Sequence[int], count: int, kind: str) -> list[int]:
-    for number in numbers:
-        if not 1 <= number <= count:
-            raise ConfigError(f"There is no such {kind}.", got=number, allowed=f"1 to {count}")
-    return [number - 1 for number in numbers]
-
-
-def _not_exported(path: str) -> str:
-    """Return `path`. Raises ConfigError for an exported model, whose inside cannot be watched."""
-    if path.lower().endswith((".onnx", ".xml", ".ort")):
-        raise ConfigError(
-            "An exported model cannot be watched at work.", got=path, remedy="the model.safetensors that it was exported from"
-        )
-    return path
-
-
-def _distinct(cards: list[ModelCard]) -> list[ModelCard]:
-    """Return the cards, two of one name told apart."""
-    if len(cards) == 2 and cards[0].name == cards[1].name:
-        return [cards[0], dataclasses.replace(cards[1], name=f"{cards[1].name} (2)")]
-    return cards
-
-
-def _labels_of(labels: Tensor | None, first: ModelCard, card: ModelCard) -> Tensor | None:
-    """Return labels as positions in the classes of `card`, None where it does not know one of them."""
-    if labels is None or card.class_names == first.class_names:
-        return labels
-    position = {name: index for index, name in enumerate(card.class_names)}
-    names = [first.class_names[label] for label in labels.tolist()]
-    return torch.tensor([position[name] for name in names]) if set(names) <= set(position) else None
-
-
-def _class_names(card: ModelCard) -> tuple[str, ...]:
-    """Return the names of the classes; where a checkpoint of others has only numbers, say so."""
-    names = card.class_names or tuple(map(str, range(card.config.num_classes)))
-    is_numbered = names == tuple(map(str, range(len(names))))
-    return tuple(f"class {name}" for name in names) if is_numbered and (not card.class_names or "source" in card.data) else names
-
-
-def _facts(subject: Subject, path: str) -> ModelFacts:
-    places = attention_places(subject.model)
-    tokens = None
-    if places:
-        layout = token_layout(subject.model, subject.normalised([0]))
-        h, w = layout.grid
-        plus = "".join(f" + {name}" for name in layout.prefix) if layout.num_prefix <= 2 else f" + {layout.num_prefix}"
-        tokens = Text(f"{h} × {w} patches{plus}", f"パッチ {h} × {w}{plus}")
-    try:
-        num_blocks = len(block_places(subject.model))
-    except ConfigError:
-        num_blocks = None
-    return ModelFacts(
-        name=subject.card.name,
-        path=path,
-        family=family_of(subject.card.config),
-        num_parameters=count_parameters(subject.model),
-        macs=count_macs(subject.model),
-        image_size=subject.card.preprocessing.image_size,
-        num_classes=subject.model.config.num_classes,
-        num_blocks=num_blocks,
-        num_heads=int(getattr(subject.model.get_submodule(places[0]), "heads")) if places else None,  # noqa: B009
-        tokens=tokens,
-    )
-
-
-def _images_text(found: ImageSet) -> Text:
-    looked = Text(f"{len(found):,} images", f"画像{len(found):,}枚")
-    if found.num_found > len(found):
-        looked = Text(f"{len(found):,} of {found.num_found:,} images", f"画像{found.num_found:,}枚のうち{len(found):,}枚")
-    labels = Text("with labels", "ラベル付き") if found.labels is not None else Text("without labels", "ラベルなし")
-    return Text(f"{looked.en}, {labels.en}", f"{looked.ja}（{labels.ja}）")
-
-
 def _reported(batches: Iterator[Tensor], total: int, reporter: Reporter, title: str) -> Iterator[Tensor]:
     done = 0
     for batch in batches:
@@ -552,3 +422,12 @@ def _reported(batches: Iterator[Tensor], total: int, reporter: Reporter, title: 
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def _not_exported(path: str) -> str:
+    """Return `path`. Raises ConfigError for an exported model, whose inside cannot be watched."""
+    if path.lower().endswith((".onnx", ".xml", ".ort")):
+        raise ConfigError(
+            "An exported model cannot be watched at work.", got=path, remedy="the model.safetensors that it was exported from"
+        )
+    return path

@@ -36,6 +36,7 @@ class ImageSet:
     part: str | None
     """"test", "val", "train" or "all" of a labelled data set."""
     num_found: int
+    """Images of that part, of which these are some."""
     skipped: list[SkippedFile]
 
     def __len__(self) -> int:
@@ -107,11 +108,12 @@ def _placed(content: bytes, name: str, preprocessing: Preprocessing) -> Tensor:
 
 
 def _from_data(listing: Listing, cards: Sequence[ModelCard], max_images: int, reporter: Reporter, *, labelled: bool) -> ImageSet:
-    num_found = listing.num_images
     trained = labelled and bool(cards[0].data.get("training_sample"))
     named = set(listing.split_names)
     if named or not trained:  # otherwise every image is wanted, to find those that were held out
-        listing = _narrowed(listing, max_images)
+        listing, num_found = _narrowed(listing, max_images)
+    else:
+        num_found = None
     splits = [_split(listing, card, cards[0], reporter, labelled) for card in cards]
     keys = splits[0][0].keys
     if any(split.keys != keys for split, _ in splits):
@@ -121,7 +123,7 @@ def _from_data(listing: Listing, cards: Sequence[ModelCard], max_images: int, re
         torch.stack([card.preprocessing.place(split.store[index]) for index in chosen]) for card, (split, _) in zip(cards, splits)
     )
     labels = torch.from_numpy(splits[0][0].labels[chosen]).long() if labelled else None
-    return ImageSet(placed, [keys[index] for index in chosen], labels, splits[0][0].name, num_found, splits[0][1])
+    return ImageSet(placed, [keys[index] for index in chosen], labels, splits[0][0].name, num_found or len(keys), splits[0][1])
 
 
 def _split(listing: Listing, card: ModelCard, first: ModelCard, reporter: Reporter, labelled: bool) -> tuple[ImageSplit, list[SkippedFile]]:
@@ -132,18 +134,19 @@ def _split(listing: Listing, card: ModelCard, first: ModelCard, reporter: Report
     read_as = dataclasses.replace(first, preprocessing=card.preprocessing)
     images = load_images(listing, read_as, reporter, hold_out=False)
     if not {"val", "test"} & set(images.splits) and was_trained_on(images.splits.values(), first):
-        reporter.say("The model was trained on some of these images; only the part that was held out is looked at.")
+        if card is first:
+            reporter.say("The model was trained on some of these images; only the part that was held out is looked at.")
         images = load_images(listing, read_as, reporter, hold_out=True)
     return images.splits[images.reported], images.skipped
 
 
-def _narrowed(listing: Listing, max_images: int) -> Listing:
-    """Return a listing of files without what would not be looked at: reading all of a large data set takes minutes."""
+def _narrowed(listing: Listing, max_images: int) -> tuple[Listing, int | None]:
+    """Return a listing of files without what would not be looked at, and how many there were: reading all of them takes minutes."""
     if not listing.records:
-        return listing
+        return listing, None
     wanted = next((name for name in ("test", "val", "train") if name in listing.split_names), None)
     records = [record for record in listing.records if record.split == wanted] or listing.records
-    return dataclasses.replace(listing, records=[records[index] for index in _spread(len(records), max_images)])
+    return dataclasses.replace(listing, records=[records[index] for index in _spread(len(records), max_images)]), len(records)
 
 
 def _spread(count: int, wanted: int) -> list[int]:

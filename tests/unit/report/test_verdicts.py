@@ -155,5 +155,7 @@ def test_the_best_match_is_sought_for_the_upper_third():
 def test_half_of_the_tiles_is_found_between_two_strengths():
     right = np.zeros((3, 1, 10), dtype=bool)
     right[0, 0, :8] = right[1, 0, :6] = right[2, 0, :2] = True
-    assert evidence.kept_with_half_lost(Robustness("drop_random", "share_of_tiles", (0.0, 0.4, 0.6), right)) == pytest.approx(0.5)
-    assert math.isnan(evidence.kept_with_half_lost(Robustness("drop_random", "share_of_tiles", (0.0, 0.6), right[:2] & False)))
+    found = Robustness("drop_random", "share_of_tiles", (0.0, 0.4, 0.6), right)
+    assert evidence.kept_with_half_lost(found, 0) == pytest.approx(0.5)
+    assert evidence.kept_with_half_lost(found, 0.2) == pytest.approx(0.2 / 0.6)
+    assert math.isnan(evidence.kept_with_half_lost(found, 0.75))  # hardly better than chance: nothing could be kept
