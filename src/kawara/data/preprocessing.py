@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -94,7 +94,8 @@ class Preprocessing:
         box_height, box_width = self._box
         if self.resize == "squash":
             return box_height, box_width
-        return torch.sym_max(box_height, box_width * height // width), torch.sym_max(box_width, box_height * width // height)
+        larger: Any = torch.sym_max
+        return larger(box_height, box_width * height // width), larger(box_width, box_height * width // height)
 
     def shrink(self, image_u8: ImageArray) -> ImageArray:
         """Return (H, W, C) reduced to what the cache keeps; an image that is not larger comes back as it is."""

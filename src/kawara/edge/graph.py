@@ -10,8 +10,9 @@ resize is that of torch on uint8 (fixed-point weights, as Pillow made common), w
 
 A float32 product of such numbers is not exact, so w = 128 · high + low is multiplied in two parts: |Σ high x| and |Σ low x| stay below
 2²⁴, every partial sum is a whole number that float32 holds, and no order of summation, thread count or run time can change the result.
-The weights themselves are computed to 40 bits and more out of float32, because OpenVINO, the web and phones have no float64: with 24 bits,
-one weight in a hundred is rounded the other way. Only what the centre crop keeps is computed, in tiles: the input of a tile of outputs is a window, cut out by gathering.
+The weights themselves are computed to 40 bits out of float32, because OpenVINO, the web and phones have no float64: with 24 bits, one
+weight in a hundred is rounded the other way. Only what the centre crop keeps is computed, in tiles: the input of a tile of outputs is a
+window, cut out by gathering.
 
 Axes: B batch, H W source pixels, C channels, T outputs of a tile along one side, S inputs of its window, K classes.
 """
@@ -55,6 +56,7 @@ class PlaceInGraph(nn.Module):
     def __init__(self, preprocessing: Preprocessing):
         super().__init__()
         self.preprocessing = preprocessing
+        self.powers: Tensor
         self.register_buffer("powers", 2.0 ** torch.arange(_MAX_BITS + 1, dtype=torch.float32))
 
     def forward(self, image_u8: Tensor) -> Tensor:
@@ -79,12 +81,13 @@ class PlaceInGraph(nn.Module):
         # p comes from all outputs, kept or not: at the borders, where windows are cut, weights are largest.
         every = torch.arange(num_outputs)
         near = _centre(every, num_inputs, num_outputs)[:, None] + torch.arange(-half, half + 1)
-        largest = self._weights(every[:, None], near, num_inputs, num_outputs, dim=1).high.amax(dim=(0, 1))
+        largest = self._largest(every[:, None], near, num_inputs, num_outputs)
         bits = (torch.floor(largest * self.powers[1:] + 0.5) < 2**15).sum()
         unit = self.powers.index_select(0, bits.reshape(1))
         # The first output that is kept, rounded half to even as Python rounds: (n + (n mod 4 == 3)) // 2 is round(n / 2) for n ≥ 0.
         margin = num_outputs - wanted
         kept = (margin + margin % 4 // 3) // 2 + torch.arange(num_tiles * tile).reshape(num_tiles, tile)
+        kept = kept.minimum(torch.full((), num_outputs - 1))  # what fills up the last tile must be something, though it is cut off
         first = _centre(kept[:, 0], num_inputs, num_outputs) - half
         window = (tile - 1) * num_inputs // num_outputs + 2 * half + 2
         inputs = first[:, None] + torch.arange(window)  # (tiles, S)
@@ -96,10 +99,22 @@ class PlaceInGraph(nn.Module):
         parts = torch.cat([high, weights - _SPLIT * high], dim=-1)  # (tiles, S, 2 T)
         return _Pass(inputs.clamp(min=0).minimum(torch.full((), num_inputs - 1)), parts, unit.to(torch.int32))
 
+    def _largest(self, outputs: Tensor, inputs: Tensor, num_inputs: Any, num_outputs: Any) -> Tensor:
+        """Return the largest a[i, j], in float32: enough to find p."""
+        t = _distance(outputs, inputs, num_inputs, num_outputs).float() / (2 * torch.sym_max(num_inputs, num_outputs))
+        if self.preprocessing.interpolation == "bilinear":
+            values = torch.relu(1 - t)
+        else:
+            values = torch.where(t < 1, (1.5 * t - 2.5) * t * t + 1, torch.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0.0))
+        values = torch.where((inputs >= 0) & (inputs < num_inputs), values, 0.0)
+        return (values / values.sum(dim=1, keepdim=True)).amax(dim=(0, 1))
+
     def _weights(self, outputs: Tensor, inputs: Tensor, num_inputs: Any, num_outputs: Any, dim: int) -> DoubleFloat:
         """Return a[i, j], zero where there is no input; they sum to 1 along `dim`."""
-        distance = torch.abs(2 * num_outputs * inputs + num_outputs - num_inputs * (2 * outputs + 1))
-        t = quotient(exactly(distance), exactly(torch.full((), 2 * torch.sym_max(num_inputs, num_outputs))))
+        t = quotient(
+            exactly(_distance(outputs, inputs, num_inputs, num_outputs)),
+            exactly(torch.full((), 2 * torch.sym_max(num_inputs, num_outputs))),
+        )
         if self.preprocessing.interpolation == "bilinear":
             pieces = [t.negated().plus(1.0)]
         else:  # twice the cubic: the factor falls out when they are made to sum to 1
@@ -109,7 +124,7 @@ class PlaceInGraph(nn.Module):
         high, low = torch.zeros_like(t.high), torch.zeros_like(t.high)
         for end, piece in reversed(list(enumerate(pieces, 1))):
             high, low = torch.where(t.high < end, piece.high, high), torch.where(t.high < end, piece.low, low)
-        # Cut so that the sum of the high parts is exact: 16 bits, and up to 2⁸ inputs; the low parts need no care.
+        # Cut so that the sum of the high parts is exact (for reductions up to 500-fold); the low parts need no care.
         coarse = torch.floor(high * 2**14 + 0.5) / 2**14
         values = DoubleFloat(torch.where(exists, coarse, 0.0), torch.where(exists, (high - coarse) + low, 0.0))
         return quotient(values, DoubleFloat(values.high.sum(dim=dim, keepdim=True), values.low.sum(dim=dim, keepdim=True)))
@@ -136,6 +151,11 @@ class _Pass:
 def _reach(num_inputs: Any, num_outputs: Any, interpolation: Interpolation) -> Any:
     """Return how many inputs on each side of the middle one a filter can reach: ⌈radius · max(1, in/out)⌉."""
     return (_RADIUS[interpolation] * torch.sym_max(num_inputs, num_outputs) + num_outputs - 1) // num_outputs
+
+
+def _distance(outputs: Tensor, inputs: Tensor, num_inputs: Any, num_outputs: Any) -> Tensor:
+    """Return |t[i, j]| · 2 max(in, out), a whole number."""
+    return torch.abs(2 * num_outputs * inputs + num_outputs - num_inputs * (2 * outputs + 1))
 
 
 def _centre(outputs: Tensor, num_inputs: Any, num_outputs: Any) -> Tensor:

@@ -71,7 +71,9 @@ class OpenVinoSession:
     def __call__(self, images_u8: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         height, width = images_u8.shape[1:3]
         if 512 * max(height, width) ** 2 // min(height, width) >= _INT32:  # OpenVINO computes in 32 bits what the graph has in 64
-            raise DataError("The image is too long and narrow for OpenVINO.", got=f"{height}×{width} px", remedy="the .onnx file, or cut it")
+            raise DataError(
+                "The image is too long and narrow for OpenVINO.", got=f"{height}×{width} px", remedy="the .onnx file, or cut it"
+            )
         try:
             return np.array(self._model([images_u8])[0])
         except Exception as error:

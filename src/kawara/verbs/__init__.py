@@ -5,6 +5,7 @@ from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
 from kawara.verbs.description import describe_model, diagnose, list_models
 from kawara.verbs.evaluation import Evaluation, evaluate
+from kawara.verbs.exporting import Export, export
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, resolve, run_training, train
 
@@ -13,6 +14,7 @@ __all__ = [
     "Conversion",
     "Demo",
     "Evaluation",
+    "Export",
     "TrainRequest",
     "TrainResult",
     "convert",
@@ -20,6 +22,7 @@ __all__ = [
     "describe_model",
     "diagnose",
     "evaluate",
+    "export",
     "list_models",
     "resolve",
     "run_training",

@@ -14,8 +14,8 @@ from torch import nn
 from kawara.data.listing import Listing, SkippedFile
 from kawara.data.loading import EvalLoader
 from kawara.data.sources import ImageData, ImageSplit, load_data, open_data
-from kawara.errors import DataError
-from kawara.predict import Predictor, load
+from kawara.errors import ConfigError, DataError
+from kawara.predict import ExportedPredictor, Predictor, load
 from kawara.runtime import autocast_dtype
 from kawara.tasks.classification import classify
 from kawara.tasks.metrics import classification_metrics, confusion_matrix, per_class
@@ -133,7 +133,7 @@ def evaluate(
     each class, and the vote of the nearest neighbours.
 
     Args:
-        model: a model file, or a Predictor.
+        model: a model file, an exported .onnx or .xml, or a Predictor.
         data: anything that `train` takes.
         split: "train", "val", "test" or "all". By default the test part, else the validation part, else everything. A data
             set without parts is evaluated whole, unless it holds images that the model was trained on: then only the part
@@ -151,6 +151,8 @@ def evaluate(
     reporter = reporter or Reporter(quiet=True)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     if protocol != "classify":
+        if isinstance(predictor, ExportedPredictor):
+            raise ConfigError("An exported file has answers, but no features.", got=f"--protocol {protocol}", remedy="the model file")
         images = _load_with_support(open_data(data), predictor.card, reporter)
         measured = measure_backbone(predictor, images, settings, batch_size=batch_size, reporter=reporter)
         if _was_trained_on([images.splits[measured.split]], predictor.card):
@@ -158,7 +160,18 @@ def evaluate(
         return measured
     predictor.require_classes()
     card = predictor.card
-    listing = open_data(data)
+    images, chosen = measured_parts(open_data(data), card, split, reporter)
+    if isinstance(predictor, ExportedPredictor):
+        parts = [judge(*predictor.classify(part), card, split=part.name, skipped=images.skipped) for part in chosen]
+        return parts[0] if len(parts) == 1 else _joined(parts, card)
+    parts = [
+        measure(predictor.model, part, card, device=predictor.device, skipped=images.skipped, batch_size=batch_size) for part in chosen
+    ]
+    return parts[0] if len(parts) == 1 else _joined(parts, card)
+
+
+def measured_parts(listing: Listing, card: ModelCard, split: str | None, reporter: Reporter) -> tuple[ImageData, list[ImageSplit]]:
+    """Load labelled images of a model's classes, and say which of them to measure it on: `split` as for `evaluate`."""
     images = _load(listing, card, reporter, hold_out=False)
     if split is None and not {"val", "test"} & set(images.splits) and _was_trained_on(images.splits.values(), card):
         reporter.say("These images hold some that the model was trained on; only the part that was held out is counted.")
@@ -168,12 +181,8 @@ def evaluate(
     if split != "all" and split not in images.splits:
         images = _load(listing, card, reporter, hold_out=True)
         if split not in images.splits:
-            raise DataError(f"{data} has no part called {split!r}.", allowed=", ".join([*images.splits, "all"]))
-    chosen = images.splits.values() if split == "all" else [images.splits[split]]
-    parts = [
-        measure(predictor.model, part, card, device=predictor.device, skipped=images.skipped, batch_size=batch_size) for part in chosen
-    ]
-    return parts[0] if len(parts) == 1 else _joined(parts, card)
+            raise DataError(f"{listing.spec} has no part called {split!r}.", allowed=", ".join([*images.splits, "all"]))
+    return images, list(images.splits.values()) if split == "all" else [images.splits[split]]
 
 
 def _load(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bool, own_classes: bool = False) -> ImageData:
