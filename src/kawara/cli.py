@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `models`, …"""
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, …"""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def build_parser() -> _Parser:
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
 
     evaluate = verb("evaluate", "measure a model on labelled images, with 95 % intervals", EVALUATE_EPILOG)
-    evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors")
+    evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors, or an exported .onnx or .xml")
     evaluate.add_argument("data", metavar="DATA", help="as for train; its test part is used, else val, else all of it")
     evaluate.add_argument("--split", choices=["train", "val", "test", "all"], help="which part of DATA")
     evaluate.add_argument(
@@ -108,7 +108,7 @@ def build_parser() -> _Parser:
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
 
     predict = verb("predict", "name what is in images", PREDICT_EPILOG)
-    predict.add_argument("model", metavar="MODEL", help="a model.safetensors")
+    predict.add_argument("model", metavar="MODEL", help="a model.safetensors, or an exported .onnx or .xml")
     predict.add_argument("images", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="images; - reads paths from stdin, one a line")
     predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to list (default 5)")
     predict.add_argument("--csv", action="store_true", help="print CSV on stdout")
@@ -158,6 +158,18 @@ def build_parser() -> _Parser:
     convert.add_argument(
         "--normalise", choices=["imagenet", "half"], help="colours that the model was trained with: mean and std of ImageNet, or 0.5"
     )
+
+    export = verb(
+        "export", "write a model with its preprocessing for ONNX Runtime, OpenVINO or torch.export, and certify it", EXPORT_EPILOG
+    )
+    export.add_argument("model", metavar="MODEL", help="a model.safetensors, a checkpoint of others, or hub:owner/name")
+    export.add_argument(
+        "--to", default="onnx", choices=["onnx", "openvino", "torch"], help="onnx (default): one file; openvino: .xml and .bin; torch: .pt2"
+    )
+    export.add_argument("--out", metavar="FILE|DIR", help="where to (default: beside MODEL)")
+    export.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="fp16: weights in half precision, half the size")
+    export.add_argument("--data", metavar="DATA", help="labelled images, as for evaluate, on which accuracy is compared with torch")
+    export.add_argument("--max-drop", type=float, default=0.5, metavar="N", help="points of top-1 accuracy that may be lost (default 0.5)")
 
     models = verb("models", "list the models, or show one")
     models.add_argument("name", nargs="?", metavar="NAME")
@@ -266,6 +278,16 @@ examples:
 A table says what became of every tensor. Nothing is executed from files, and nothing is written unless all of it can be.
 """
 
+EXPORT_EPILOG = """\
+examples:
+  kawara export runs/photos-1/model.safetensors --data photos/                   model.onnx, compared with torch on the test images
+  kawara export runs/photos-1/model.safetensors --to openvino --precision fp16   model.xml and model.bin, half the size
+  kawara predict runs/photos-1/model.onnx new/*.jpg                              as with the model file
+
+The graph takes raw uint8 images (batch, height, width, channels) of any size and gives probabilities: resize, crop and colours are inside.
+An export that differs from torch by more than 1e-4 (fp32), or loses more than --max-drop, is kept as NAME.rejected only; exit code 3.
+"""
+
 
 def _names(text: str) -> tuple[str, ...]:
     """Return the names of "a,b,c"."""
@@ -281,7 +303,7 @@ def _numbers(text: str) -> tuple[int, ...]:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one verb and return the exit code: 0, 2 for a user's mistake, 1 for ours, 130 after Ctrl-C."""
+    """Run one verb and return the exit code: 0, 2 for a user's mistake, 3 for an export that was refused, 1 for ours, 130 after Ctrl-C."""
     parser = build_parser()
     try:
         options = parser.parse_args(arguments)

@@ -21,6 +21,7 @@ from kawara.errors import ConfigError, DecodeError, UserError
 from kawara.training.progress import Reporter, format_seconds
 
 if TYPE_CHECKING:
+    from kawara.edge.certificate import Certificate
     from kawara.verbs import BackboneEvaluation
 
 
@@ -302,6 +303,47 @@ def _convert(options: argparse.Namespace, started_at: float) -> int:
     return 0
 
 
+def _export(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+
+    with Reporter() as reporter:
+        exported = verbs.export(
+            options.model,
+            to=options.to,
+            out=options.out,
+            precision=options.precision,
+            data=options.data,
+            max_drop=options.max_drop,
+            reporter=reporter,
+        )
+    certificate = exported.certificate
+    if options.json:
+        _print_json(exported.to_dict())
+    else:
+        for path in exported.files:
+            print(f"wrote   {path}")
+        print(f"wrote   {exported.certificate_path}")
+        print(_certificate_line(certificate))
+    for reason in certificate.refused:
+        print(f"kawara: {certificate.file} is refused: {reason}.", file=sys.stderr)
+    return 0 if certificate.accepted else 3
+
+
+def _certificate_line(certificate: Certificate) -> str:
+    difference = "not numbers" if certificate.max_difference is None else f"largest difference {certificate.max_difference:.1e}"
+    parts = [
+        f"{certificate.num_bytes / 1e6:.1f} MB",
+        f"same answer for {certificate.agreement:.1%} of {certificate.num_images:,}, {difference}",
+    ]
+    if certificate.accuracy is not None:
+        before, after = certificate.accuracy["torch"], certificate.accuracy["export"]
+        low, high = after["top1_ci95"]
+        parts.append(f"top-1 {after['top1']:.2%} ({low:.2%} – {high:.2%}), torch {before['top1']:.2%}")
+    before, after = certificate.latency["torch"], certificate.latency["export"]
+    parts.append(f"p50 {after['p50_ms']:.1f} ms, p95 {after['p95_ms']:.1f}, torch {before['p50_ms']:.1f}, {before['p95_ms']:.1f}")
+    return " · ".join(parts)
+
+
 def _models(options: argparse.Namespace, started_at: float) -> int:
     from kawara.verbs import describe_model, list_models
 
@@ -394,6 +436,7 @@ _VERBS = {
     "ablate": _ablate,
     "inspect": _inspect,
     "convert": _convert,
+    "export": _export,
     "models": _models,
     "recipes": _recipes,
     "demo": _demo,

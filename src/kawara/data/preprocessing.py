@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from math import floor
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -86,20 +86,22 @@ class Preprocessing:
         height, width = self.image_size
         return floor(height / self.crop_fraction), floor(width / self.crop_fraction)
 
-    def _resized(self, height: int, width: int) -> tuple[int, int]:
-        """The size after the first resize. Applying it twice changes nothing: all arithmetic is in integers."""
+    def resized_size(self, height: int, width: int) -> tuple[int, int]:
+        """Return (h, w) after the first resize. Applying it twice changes nothing: all arithmetic is in integers.
+
+        Without branches, so that the sizes may be the symbols of an exported graph.
+        """
         box_height, box_width = self._box
         if self.resize == "squash":
             return box_height, box_width
-        if height * box_width <= width * box_height:
-            return box_height, max(box_width, box_height * width // height)
-        return max(box_height, box_width * height // width), box_width
+        larger: Any = torch.sym_max
+        return larger(box_height, box_width * height // width), larger(box_width, box_height * width // height)
 
     def shrink(self, image_u8: ImageArray) -> ImageArray:
         """Return (H, W, C) reduced to what the cache keeps; an image that is not larger comes back as it is."""
         image_u8 = self._checked(image_u8)
         height, width = image_u8.shape[:2]
-        target = self._resized(height, width)
+        target = self.resized_size(height, width)
         if target[0] * target[1] >= height * width:
             return image_u8
         resized = resize(as_batch(image_u8), target, self.interpolation)[0]
@@ -111,7 +113,7 @@ class Preprocessing:
 
     def place_batch(self, images_u8: Tensor) -> Tensor:
         """Return the evaluation geometry, uint8 (B, C, h, w), of images (B, C, H, W) of one size."""
-        images_u8 = resize(images_u8, self._resized(*images_u8.shape[-2:]), self.interpolation)
+        images_u8 = resize(images_u8, self.resized_size(*images_u8.shape[-2:]), self.interpolation)
         (height, width), (wanted_height, wanted_width) = images_u8.shape[-2:], self.image_size
         top, left = round((height - wanted_height) / 2), round((width - wanted_width) / 2)
         return images_u8[..., top : top + wanted_height, left : left + wanted_width].contiguous()

@@ -7,6 +7,7 @@ from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
 from kawara.verbs.description import describe_model, diagnose, list_models
 from kawara.verbs.evaluation import Evaluation, evaluate
+from kawara.verbs.exporting import Export, export
 from kawara.verbs.inspection import Inspection, inspect
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, resolve, run_training, train
@@ -21,6 +22,7 @@ __all__ = [
     "Conversion",
     "Demo",
     "Evaluation",
+    "Export",
     "Inspection",
     "TrainRequest",
     "TrainResult",
@@ -32,6 +34,7 @@ __all__ = [
     "describe_model",
     "diagnose",
     "evaluate",
+    "export",
     "inspect",
     "list_models",
     "resolve",

@@ -14,8 +14,8 @@ from torch import nn
 from kawara.data.listing import Listing, SkippedFile
 from kawara.data.loading import EvalLoader
 from kawara.data.sources import ImageData, ImageSplit, load_data, open_data
-from kawara.errors import DataError
-from kawara.predict import Predictor, load
+from kawara.errors import ConfigError, DataError
+from kawara.predict import ExportedPredictor, Predictor, load
 from kawara.runtime import autocast_dtype
 from kawara.tasks.classification import classify
 from kawara.tasks.metrics import classification_metrics, confusion_matrix, per_class
@@ -133,7 +133,7 @@ def evaluate(
     each class, and the vote of the nearest neighbours.
 
     Args:
-        model: a model file, or a Predictor.
+        model: a model file, an exported .onnx or .xml, or a Predictor.
         data: anything that `train` takes.
         split: "train", "val", "test" or "all". By default the test part, else the validation part, else everything. A data
             set without parts is evaluated whole, unless it holds images that the model was trained on: then only the part
@@ -151,6 +151,8 @@ def evaluate(
     reporter = reporter or Reporter(quiet=True)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
     if protocol != "classify":
+        if isinstance(predictor, ExportedPredictor):
+            raise ConfigError("An exported file has answers, but no features.", got=f"--protocol {protocol}", remedy="the model file")
         images = _load_with_support(open_data(data), predictor.card, reporter)
         measured = measure_backbone(predictor, images, settings, batch_size=batch_size, reporter=reporter)
         if was_trained_on([images.splits[measured.split]], predictor.card):
@@ -159,7 +161,10 @@ def evaluate(
     predictor.require_classes()
     card = predictor.card
     chosen, skipped = labelled_parts(data, card, split, reporter)
-    parts = [measure(predictor.model, part, card, device=predictor.device, skipped=skipped, batch_size=batch_size) for part in chosen]
+    if isinstance(predictor, ExportedPredictor):
+        parts = [judge(*predictor.classify(part), card, split=part.name, skipped=skipped) for part in chosen]
+    else:
+        parts = [measure(predictor.model, part, card, device=predictor.device, skipped=skipped, batch_size=batch_size) for part in chosen]
     return parts[0] if len(parts) == 1 else _joined(parts, card)
 
 

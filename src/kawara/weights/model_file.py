@@ -42,6 +42,13 @@ class ModelCard:
 
 def save_model(path: str | Path, state: dict[str, torch.Tensor], card: ModelCard) -> None:
     """Write weights and card to `path`, atomically."""
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
+    with replacing(path) as temporary:
+        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", "kawara": card_to_json(card)})
+
+
+def card_to_json(card: ModelCard) -> str:
+    """Return the text that carries a card in the header of a file, whatever its format."""
     header = {field.name: getattr(card, field.name) for field in dataclasses.fields(card)}
     header |= {
         "format_version": FORMAT_VERSION,
@@ -49,9 +56,7 @@ def save_model(path: str | Path, state: dict[str, torch.Tensor], card: ModelCard
         "config": to_dict(card.config),
         "preprocessing": to_dict(card.preprocessing),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
-    with replacing(path) as temporary:
-        safetensors.torch.save_file(tensors, temporary, metadata={"format": "pt", "kawara": json.dumps(header, ensure_ascii=False)})
+    return json.dumps(header, ensure_ascii=False)
 
 
 def read_card(path: str | Path) -> ModelCard:
@@ -69,8 +74,13 @@ def read_card(path: str | Path) -> ModelCard:
         raise ModelFileError(
             f"{path} is a safetensors file but not a kawara model.", remedy="a model.safetensors that `kawara train` wrote"
         )
+    return card_from_json(metadata["kawara"], path)
+
+
+def card_from_json(text: str, path: str | Path) -> ModelCard:
+    """Return the card that `card_to_json` wrote. Raises ModelFileError, naming `path`, if it is damaged or newer than this kawara."""
     try:
-        header = json.loads(metadata["kawara"])
+        header = json.loads(text)
         version = header["format_version"]
         if version > FORMAT_VERSION:
             raise ModelFileError(f"{path} was written by a newer kawara.", got=f"format {version}", allowed=f"up to {FORMAT_VERSION}")

@@ -1,0 +1,128 @@
+"""Compare an exported model with the one in torch: agreement, accuracy, size and latency, and whether that is good enough.
+
+Refused is an export that loses more top-1 accuracy than allowed, one in fp32 whose probabilities differ by more than 1e-4 anywhere, and one
+that answers with anything but numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from kawara.tasks.metrics import accuracy_interval
+
+Image = npt.NDArray[np.uint8]
+Answer = Callable[[Image], npt.NDArray[np.float32]]
+"""One image (H, W, C) to probabilities (K,)."""
+
+MAX_DIFFERENCE = 1e-4
+"""Between probabilities, for fp32."""
+NOISE_IMAGES = 16
+
+_WARM_UP, _REPEATS = 3, 30
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """What was measured of an export, and the judgement. Accuracies are fractions, latencies milliseconds at batch 1."""
+
+    file: str
+    to: str
+    precision: str
+    num_bytes: int
+    images: str
+    """Which images were shown."""
+    num_images: int
+    agreement: float
+    """Share of images with the same likeliest class."""
+    max_difference: float | None
+    """The largest difference between two probabilities; None where the export gave anything but numbers."""
+    worst_image: str
+    accuracy: dict[str, Any] | None
+    """`torch` and `export`, each {"top1", "top1_ci95"}, and `drop_points`; None without labelled images."""
+    latency: dict[str, Any]
+    """`torch` and `export`, each {"p50_ms", "p95_ms"}; `threads`, `repeats`, `image_size`."""
+    refused: list[str]
+    """Why it is refused; empty for an export that may be used."""
+    environment: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def accepted(self) -> bool:
+        return not self.refused
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {"accepted": self.accepted, **asdict(self)}
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Answers of both to the same images."""
+
+    reference: npt.NDArray[np.float32]
+    """(n, K), of torch."""
+    exported: npt.NDArray[np.float32]
+    labels: npt.NDArray[np.int64] | None
+    keys: list[str]
+
+
+def compare(
+    images: Iterator[Image], labels: npt.NDArray[np.int64] | None, keys: list[str], reference: Answer, exported: Answer
+) -> Comparison:
+    """Ask both about every image, one by one."""
+    answers = [(reference(image), exported(image)) for image in images]
+    return Comparison(np.stack([pair[0] for pair in answers]), np.stack([pair[1] for pair in answers]), labels, keys)
+
+
+def judge(comparison: Comparison, *, precision: str, max_drop: float) -> dict[str, Any]:
+    """Return the fields of a certificate that follow from answers. `max_drop` is in points of top-1."""
+    reference, exported, labels = comparison.reference, comparison.exported, comparison.labels
+    differences = np.abs(reference - exported).max(axis=1)
+    finite = bool(np.isfinite(exported).all())
+    worst = int(np.argmax(np.where(np.isfinite(differences), differences, np.inf)))
+    refused = [] if finite else ["it answers with something that is no number"]
+    if finite and precision == "fp32" and differences[worst] > MAX_DIFFERENCE:
+        refused.append(f"a probability differs by {differences[worst]:.1e} from torch; {MAX_DIFFERENCE:.0e} is allowed")
+    accuracy = None
+    if labels is not None:
+        right = {name: answers.argmax(axis=1) == labels for name, answers in (("torch", reference), ("export", exported))}
+        accuracy = {name: {"top1": float(r.mean()), "top1_ci95": accuracy_interval(r)} for name, r in right.items()}
+        drop = 100 * (int(right["torch"].sum()) - int(right["export"].sum())) / len(labels)  # counted, so that 0.5 is 0.5
+        accuracy["drop_points"] = drop
+        if drop > max_drop:
+            refused.append(f"it loses {drop:.2f} points of top-1 accuracy; {max_drop:g} are allowed")
+    return {
+        "num_images": len(reference),
+        "agreement": float((reference.argmax(axis=1) == exported.argmax(axis=1)).mean()),
+        "max_difference": float(differences[worst]) if finite else None,
+        "worst_image": comparison.keys[worst],
+        "accuracy": accuracy,
+        "refused": refused,
+    }
+
+
+def time_both(image: Image, reference: Answer, exported: Answer) -> dict[str, Any]:
+    """Return the latency of both for one image, in turn, so that what disturbs the machine disturbs both."""
+    seconds: dict[str, list[float]] = {"torch": [], "export": []}
+    for repeat in range(_WARM_UP + _REPEATS):
+        for name, answer in (("torch", reference), ("export", exported)):
+            start = time.perf_counter()
+            answer(image)
+            if repeat >= _WARM_UP:
+                seconds[name].append(time.perf_counter() - start)
+    latency: dict[str, Any] = {"repeats": _REPEATS, "image_size": list(image.shape[:2])}
+    for name, values in seconds.items():
+        p50, p95 = 1000 * np.percentile(values, [50, 95])
+        latency[name] = {"p50_ms": float(p50), "p95_ms": float(p95)}
+    return latency
+
+
+def noise_images(channels: int, sides: Sequence[int], count: int = NOISE_IMAGES, seed: int = 0) -> list[Image]:
+    """Return images of random pixels whose heights and widths are drawn from `sides`."""
+    draw = np.random.default_rng(seed)
+    return [draw.integers(0, 256, (*draw.choice(sides, 2), channels), dtype=np.uint8) for _ in range(count)]

@@ -1,0 +1,67 @@
+"""The judgement, on answers that are known."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from kawara.edge.certificate import Comparison, judge, noise_images, time_both
+
+LABELS = np.arange(200) % 4
+
+
+def answers(right: int) -> np.ndarray:
+    """Probabilities (200, 4) that are right for the first `right` images."""
+    shown = np.where(np.arange(200) < right, LABELS, (LABELS + 1) % 4)
+    return np.where(np.arange(4) == shown[:, None], 0.7, 0.1).astype(np.float32)
+
+
+def judged(reference: np.ndarray, exported: np.ndarray, *, labels=LABELS, precision: str = "fp16", max_drop: float = 0.5) -> dict:
+    return judge(Comparison(reference, exported, labels, [f"image {i}" for i in range(200)]), precision=precision, max_drop=max_drop)
+
+
+def test_equal_answers_are_accepted():
+    found = judged(answers(150), answers(150), precision="fp32")
+    assert found["refused"] == []
+    assert found["agreement"] == 1
+    assert found["max_difference"] == 0
+    assert found["accuracy"]["torch"]["top1"] == found["accuracy"]["export"]["top1"] == 0.75
+    low, high = found["accuracy"]["export"]["top1_ci95"]
+    assert 0.66 < low < 0.72 < 0.78 < high < 0.84
+
+
+@pytest.mark.parametrize(("right", "refused"), [(149, False), (148, True)])
+def test_accuracy_may_fall_as_far_as_is_allowed(right: int, refused: bool):
+    found = judged(answers(150), answers(right))
+    assert found["accuracy"]["drop_points"] == pytest.approx((150 - right) / 2)
+    assert found["agreement"] == pytest.approx(1 - (150 - right) / 200)
+    assert bool(found["refused"]) is refused
+
+
+def test_a_difference_is_named_with_its_image_and_refused_in_fp32_only():
+    exported = answers(150)
+    exported[17, 0] += 2e-4
+    found = judged(answers(150), exported, precision="fp32", labels=None)
+    assert found["worst_image"] == "image 17"
+    assert found["max_difference"] == pytest.approx(2e-4, rel=1e-3)
+    assert "differs by 2.0e-04" in found["refused"][0]
+    assert found["accuracy"] is None
+    assert judged(answers(150), exported)["refused"] == []
+
+
+def test_what_is_no_number_is_refused():
+    exported = answers(150)
+    exported[3] = np.nan
+    found = judged(answers(150), exported)
+    assert "no number" in found["refused"][0]
+    assert found["max_difference"] is None
+    assert found["worst_image"] == "image 3"
+
+
+def test_both_are_timed_alike():
+    calls = []
+    image = noise_images(1, (5, 9), count=1)[0]
+    latency = time_both(image, lambda _: calls.append("torch"), lambda _: calls.append("export"))
+    assert calls == ["torch", "export"] * 33
+    assert 0 <= latency["export"]["p50_ms"] <= latency["export"]["p95_ms"]
+    assert latency["image_size"] == list(image.shape[:2])
