@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `compare`, `ablate`, `convert`, `models`, `recipes`, `demo`, `doctor`."""
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `models`, …"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ start here:
   kawara train photos/ --minutes 15             the best model that 15 minutes allow
   kawara evaluate runs/photos-1/model.safetensors photos/
   kawara predict runs/photos-1/model.safetensors new/*.jpg
+  kawara inspect runs/photos-1/model.safetensors photos/          what it looks at, on one page
 """
 
 
@@ -132,6 +133,21 @@ def build_parser() -> _Parser:
     _add_training(ablate)
     ablate.add_argument("--split", choices=["train", "val", "test"], help="which part of DATA to measure on (default test, else val)")
 
+    inspect = verb("inspect", "look into a model: attention, explanations, layers, on one page", INSPECT_EPILOG)
+    inspect.add_argument("model", metavar="MODEL", help="a model.safetensors, or a checkpoint of others; ViT or CNN")
+    inspect.add_argument(
+        "images", nargs="+", metavar="FILE|FOLDER|GLOB|DATA", help="images; or one data set as for train: its test part, else val, else all"
+    )
+    inspect.add_argument("--with", dest="other", metavar="OTHER", help="a second model beside it, on the same images: a CNN beside a ViT")
+    inspect.add_argument("--out", metavar="DIR", help="a new folder (default: runs/inspect-<model>-<number>)")
+    inspect.add_argument(
+        "--language", choices=["en", "ja"], help="of the PNG files, and the one that the page opens in (default: the reader's)"
+    )
+    inspect.add_argument("--photos", type=int, default=16, metavar="N", help="images with maps (default 16); statistics use up to 256")
+    inspect.add_argument("--blocks", type=_numbers, metavar="N,N,…", help="whose attention is drawn, 1 is the first (default: four depths)")
+    inspect.add_argument("--heads", type=_numbers, metavar="N,N,…", help="which heads are drawn (default: the first six)")
+    inspect.add_argument("--device", metavar="NAME")
+
     convert = verb("convert", "read a checkpoint of timm, transformers, torchvision or google-research, or write one", CONVERT_EPILOG)
     convert.add_argument("source", metavar="SRC", help="file or folder of weights, a kawara model, or hub:owner/name[@revision][/file]")
     convert.add_argument("destination", metavar="DST", help="a new .safetensors file, or a new folder")
@@ -226,6 +242,16 @@ examples:
   kawara predict model.safetensors photo.jpg
   kawara predict model.safetensors photos/ --csv > answers.csv
   find . -name '*.jpg' | kawara predict model.safetensors - --json
+"""
+
+INSPECT_EPILOG = """\
+examples:
+  kawara inspect runs/photos-1/model.safetensors photos/              on images held out of training
+  kawara inspect deit_tiny.safetensors new/*.jpg                      any images, without labels
+  kawara inspect vit.safetensors photos/ --with resnet.safetensors    a CNN beside it
+  kawara inspect vit.safetensors photo.jpg --blocks 1,6,12 --heads 1,2
+
+Writes report.html, one page that needs nothing else, with every figure as PNG and its numbers as JSON and npz beside it.
 """
 
 CONVERT_EPILOG = """\

@@ -45,7 +45,7 @@ def new_folder(path: str | Path) -> Iterator[Path]:
         refuse_existing(path)
         temporary.mkdir()
         yield temporary
-        for file in temporary.iterdir():
+        for file in (path for path in temporary.rglob("*") if path.is_file()):
             with open(file, "rb+") as opened:
                 os.fsync(opened.fileno())
         os.rename(temporary, path)

@@ -247,6 +247,37 @@ def _ablate(options: argparse.Namespace, started_at: float) -> int:
     return 0
 
 
+def _inspect(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+
+    with Reporter() as reporter:
+        inspection = verbs.inspect(
+            options.model,
+            options.images,
+            other=options.other,
+            out=options.out,
+            photos=options.photos,
+            blocks=options.blocks,
+            heads=options.heads,
+            language=options.language,
+            device=options.device,
+            reporter=reporter,
+        )
+    if options.json:
+        _print_json(inspection.to_dict())
+        return 0
+    table = Table("", "what the numbers say", "value", "line", box=None, pad_edge=False)
+    for verdict in inspection.verdicts:
+        in_japanese = options.language == "ja"
+        sentence, line = (text.ja if in_japanese else text.en for text in (verdict.sentence, verdict.line))
+        table.add_row(verdict.outcome, sentence, verdict.shown, line)
+    _stdout().print(table)
+    for path, reason in inspection.skipped:
+        print(f"left out: {path}: {reason}")
+    print(f"\nreport  {inspection.report}\ntime    {format_seconds(inspection.seconds)}")
+    return 0
+
+
 def _convert(options: argparse.Namespace, started_at: float) -> int:
     from kawara import verbs
     from kawara.weights.foreign import Hints
@@ -361,6 +392,7 @@ _VERBS = {
     "predict": _predict,
     "compare": _compare,
     "ablate": _ablate,
+    "inspect": _inspect,
     "convert": _convert,
     "models": _models,
     "recipes": _recipes,

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
@@ -127,13 +128,24 @@ def attention_profile(
     return figure
 
 
-def attention_grid(image_u8: ImageArray, maps: Floats, blocks: Sequence[int], *, title: str = "", language: Language = "en") -> Figure:
+def attention_grid(
+    image_u8: ImageArray,
+    maps: Floats,
+    blocks: Sequence[int],
+    *,
+    heads: Sequence[int] | None = None,
+    query: tuple[int, int] | None = None,
+    title: str = "",
+    language: Language = "en",
+) -> Figure:
     """Draw what one query takes from each patch over the image it is from: a column for each block, a row for each head.
 
     Args:
         image_u8: (H, W, 3) or (H, W, 1) uint8: what the model saw, before normalisation.
         maps: (L, M, h, w) attention to the patches.
         blocks: (L,) numbers of the blocks, 1 is the first.
+        heads: (M,) numbers of the heads; None is 1 to M.
+        query: (row, column) of the patch that asks, framed in the picture.
         title: which query of which image.
     """
     words = _WORDS[language]
@@ -149,16 +161,21 @@ def attention_grid(image_u8: ImageArray, maps: Floats, blocks: Sequence[int], *,
         wide = max(first + all_width + margin, text_width_in(words["grid"], 8) + 2 * margin)
         figure = new_figure(wide, top + all_height + bottom)
         tall = figure.get_figheight()
-        show_picture(axes_at(figure, margin, tall - top - height, width, height), picture)
+        shown = axes_at(figure, margin, tall - top - height, width, height)
+        show_picture(shown, picture)
+        if query is not None:
+            cell_height, cell_width = picture.shape[0] / maps.shape[2], picture.shape[1] / maps.shape[3]
+            corner = (query[1] * cell_width - 0.5, query[0] * cell_height - 0.5)
+            shown.add_patch(Rectangle(corner, cell_width, cell_height, fill=False, edgecolor=CLAY, linewidth=1.6))
         show_picture(axes_at(figure, first, bottom, all_width, all_height), cells)
         for column, block in enumerate(blocks):
             x = first + column * (width + gap) + width / 2
             label = words["block_number"].format(block)
             label = label if text_width_in(label, 8.5) < width else f"{block}"
             figure.text(x / wide, 1 - (top - 0.06) / tall, label, ha="center", va="bottom", fontsize=8.5)
-        for head in range(num_heads):
-            y = tall - top - height / 2 - head * (height + gap)
-            figure.text((first - 0.07) / wide, y / tall, words["head"].format(head + 1), ha="right", va="center", fontsize=8.5)
+        for row, head in enumerate(heads or range(1, num_heads + 1)):
+            y = tall - top - height / 2 - row * (height + gap)
+            figure.text((first - 0.07) / wide, y / tall, words["head"].format(head), ha="right", va="center", fontsize=8.5)
         heading(figure, title, margin)
         figure.text(margin / wide, 0.1 / tall, words["grid"], ha="left", va="bottom", fontsize=8, color=MUTED)
     return figure

@@ -18,7 +18,7 @@ from kawara.plots.style import POINTS_PER_INCH, to_svg
 SMALL_IMAGE_PX = 64
 LARGEST_IMAGE_PX = 200
 MAX_IMAGE_BYTES = 22_000
-_CSS_PX_PER_POINT = 1.12
+CSS_PX_PER_POINT = 1.12
 
 
 def render(template: str, **values: Any) -> str:
@@ -35,8 +35,8 @@ def render(template: str, **values: Any) -> str:
 
 def figure_source(figure: Figure) -> dict[str, Any]:
     """Return a figure as `source` (data URI of an SVG, whose identifiers cannot clash with those of another) and `width_px`."""
-    width, height = figure.get_size_inches() * POINTS_PER_INCH * _CSS_PX_PER_POINT
-    return {"source": _data_uri("image/svg+xml", to_svg(figure).encode()), "width_px": round(width), "height_px": round(height)}
+    width, height = figure.get_size_inches() * POINTS_PER_INCH * CSS_PX_PER_POINT
+    return {"source": data_uri("image/svg+xml", to_svg(figure).encode()), "width_px": round(width), "height_px": round(height)}
 
 
 def image_source(image_u8: NDArray[np.uint8]) -> dict[str, Any]:
@@ -52,15 +52,16 @@ def image_source(image_u8: NDArray[np.uint8]) -> dict[str, Any]:
     buffer = io.BytesIO()
     if max(image.size) <= SMALL_IMAGE_PX:
         image.save(buffer, "PNG", optimize=True)
-        return {"source": _data_uri("image/png", buffer.getvalue()), "is_small": True}
+        return {"source": data_uri("image/png", buffer.getvalue()), "is_small": True}
     image.thumbnail((LARGEST_IMAGE_PX, LARGEST_IMAGE_PX), Image.Resampling.LANCZOS)
     for quality in (85, 70, 50, 30):
         buffer = io.BytesIO()
         image.save(buffer, "JPEG", quality=quality, subsampling=0)
         if buffer.tell() <= MAX_IMAGE_BYTES:
             break
-    return {"source": _data_uri("image/jpeg", buffer.getvalue()), "is_small": False}
+    return {"source": data_uri("image/jpeg", buffer.getvalue()), "is_small": False}
 
 
-def _data_uri(media_type: str, content: bytes) -> str:
+def data_uri(media_type: str, content: bytes) -> str:
+    """Return a file as an address that holds all of it."""
     return f"data:{media_type};base64,{base64.b64encode(content).decode()}"

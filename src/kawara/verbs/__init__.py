@@ -7,6 +7,7 @@ from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
 from kawara.verbs.description import describe_model, diagnose, list_models
 from kawara.verbs.evaluation import Evaluation, evaluate
+from kawara.verbs.inspection import Inspection, inspect
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, resolve, run_training, train
 
@@ -20,6 +21,7 @@ __all__ = [
     "Conversion",
     "Demo",
     "Evaluation",
+    "Inspection",
     "TrainRequest",
     "TrainResult",
     "ablate",
@@ -30,6 +32,7 @@ __all__ = [
     "describe_model",
     "diagnose",
     "evaluate",
+    "inspect",
     "list_models",
     "resolve",
     "run_training",

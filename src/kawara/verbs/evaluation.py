@@ -153,7 +153,7 @@ def evaluate(
     if protocol != "classify":
         images = _load_with_support(open_data(data), predictor.card, reporter)
         measured = measure_backbone(predictor, images, settings, batch_size=batch_size, reporter=reporter)
-        if _was_trained_on([images.splits[measured.split]], predictor.card):
+        if was_trained_on([images.splits[measured.split]], predictor.card):
             reporter.say("The model was trained on some of the images that were measured: it will be worse on new ones.")
         return measured
     predictor.require_classes()
@@ -169,20 +169,21 @@ def labelled_parts(data: str | Path, card: ModelCard, split: str | None, reporte
     See `evaluate` for what is chosen where `split` is None. Raises DataError for a part that does not exist.
     """
     listing = open_data(data)
-    images = _load(listing, card, reporter, hold_out=False)
-    if split is None and not {"val", "test"} & set(images.splits) and _was_trained_on(images.splits.values(), card):
+    images = load_images(listing, card, reporter, hold_out=False)
+    if split is None and not {"val", "test"} & set(images.splits) and was_trained_on(images.splits.values(), card):
         reporter.say("These images hold some that the model was trained on; only the part that was held out is counted.")
-        images = _load(listing, card, reporter, hold_out=True)
+        images = load_images(listing, card, reporter, hold_out=True)
     if split is None:
         split = next(name for name in ("test", "val", "all", "train") if name in images.splits)
     if split != "all" and split not in images.splits:
-        images = _load(listing, card, reporter, hold_out=True)
+        images = load_images(listing, card, reporter, hold_out=True)
         if split not in images.splits:
             raise DataError(f"{data} has no part called {split!r}.", allowed=", ".join([*images.splits, "all"]))
     return list(images.splits.values()) if split == "all" else [images.splits[split]], images.skipped
 
 
-def _load(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bool, own_classes: bool = False) -> ImageData:
+def load_images(listing: Listing, card: ModelCard, reporter: Reporter, *, hold_out: bool, own_classes: bool = False) -> ImageData:
+    """Read a data set as a model wants it, with the classes of the model and the parts that its training made."""
     settings = card.recipe.get("data", {})
     return load_data(
         listing,
@@ -199,7 +200,7 @@ def _load_with_support(listing: Listing, card: ModelCard, reporter: Reporter) ->
     """Load images with the classes of their own and a train part: that of the source where others stand beside it, else ours."""
     named = {part.split for part in (*listing.records, *listing.arrays)}
     has_parts = None not in named and "train" in named and len(named) > 1
-    images = _load(listing, card, reporter, hold_out=not has_parts, own_classes=True)
+    images = load_images(listing, card, reporter, hold_out=not has_parts, own_classes=True)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
     reporter.say(f"{images.description} ({sizes}{'' if has_parts else '; held out by content, as for training'})")
     return images
@@ -211,7 +212,8 @@ def training_sample(split: ImageSplit) -> list[str]:
     return [digest.tobytes().hex() for digest in split.digests[::step, :8]][:TRAINING_SAMPLE]
 
 
-def _was_trained_on(splits: Iterable[ImageSplit], card: ModelCard) -> bool:
+def was_trained_on(splits: Iterable[ImageSplit], card: ModelCard) -> bool:
+    """Say whether some of the images are of those that the model was trained on."""
     trained = set(card.data.get("training_sample", ()))
     return any(digest.tobytes().hex() in trained for split in splits for digest in split.digests[:, :8])
 

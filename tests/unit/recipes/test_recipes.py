@@ -88,6 +88,6 @@ def test_length_and_held_out_share():
 
 
 def test_few_images_are_shown_more_often_when_finetuning():
-    lengths = {n: Duration.parse(choice.finetuning_length(found(n, 224), CPU)).amount for n in (200, 2_500, 100_000)}
-    assert lengths == {200: 12, 2_500: 8, 100_000: 5}
-    assert Duration.parse(choice.finetuning_length(found(100_000, 224), GPU)).amount == 8
+    lengths = {n: Duration.parse(choice.finetuning_length(found(n, 224), CPU)).amount for n in (200, 4_000, 100_000)}
+    assert lengths == {200: 8, 4_000: 5, 100_000: 4}
+    assert Duration.parse(choice.finetuning_length(found(30_000, 224), GPU)).amount == 7
