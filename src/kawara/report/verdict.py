@@ -27,9 +27,7 @@ def verdict_sentence(record: Mapping[str, Any]) -> Text:
             f"Too few images to tell: about {needed:,} would be needed", f"画像が少なすぎて判定できません。およそ{needed:,}枚が必要です"
         )
     if decision == "cannot know: seeds differ":
-        return Text(
-            "It cannot be known: training again changes more than that", "判定できません。学習をやり直したときの変動の方が大きいためです"
-        )
+        return Text("It cannot be known yet: the runs of each differ too much", "まだ判定できません。学習ごとの変動が大きすぎます")
     return Text("It cannot be known from one run of each", "1回ずつの学習だけでは判定できません")
 
 

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import time
-
+import pytest
 import torch
 
 from kawara.analysis import latency
@@ -13,40 +12,61 @@ from kawara.analysis.memory import answering_memory_bytes
 from kawara.models import create_model, model_config
 
 
-class Sleeper(torch.nn.Module):
-    """A model that takes a known time: so long for a batch, and so long for each image in it."""
+class Clock:
+    """A clock that only pretended work moves."""
 
-    def __init__(self, batch_s: float, image_s: float):
+    now = 0.0
+
+    def perf_counter(self) -> float:
+        return self.now
+
+
+class Sleeper(torch.nn.Module):
+    """A model that pretends to take so long for a batch, and so long for each image in it."""
+
+    def __init__(self, clock: Clock, batch_s: float, image_s: float):
         super().__init__()
         self.weight = torch.nn.Parameter(torch.zeros(1))
         self.config = model_config("vit_femto_conv_2", num_classes=2, image_size=8, channels=1)
-        self.batch_s, self.image_s = batch_s, image_s
-        self.seen: list[int] = []
+        self.clock, self.batch_s, self.image_s, self.runs = clock, batch_s, image_s, 0
 
     def forward(self, image):
         assert not self.training
         assert torch.get_num_threads() == 1
-        self.seen.append(len(image))
-        time.sleep(self.batch_s + self.image_s * len(image))
+        self.runs += 1
+        self.clock.now += (self.batch_s + self.image_s * len(image)) * (100 if self.runs == 1 else 1)  # slow before it is warm
         return image
 
 
-def test_latency_and_throughput_of_models_of_a_known_speed():
-    quick, slow = Sleeper(0.002, 0.0), Sleeper(0.006, 0.0)
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    made = Clock()
+    monkeypatch.setattr(latency, "time", made)
+    return made
+
+
+def test_latency_and_throughput_of_models_of_a_known_speed(clock):
+    quick, slow = Sleeper(clock, 0.002, 0.0), Sleeper(clock, 0.006, 0.0)
     of_quick, of_slow = batch_one_latency([quick, slow], repeats=15)
-    assert 2.0 <= of_quick.p50_ms < of_slow.p50_ms
-    assert of_quick.p50_ms <= of_quick.p95_ms
-    assert of_slow.p50_ms >= 6.0
+    assert (of_quick.p50_ms, of_slow.p50_ms) == pytest.approx((2.0, 6.0))
+    assert of_slow.p95_ms == pytest.approx(6.0)
     assert quick.training  # put back
-    scales, does_not = throughput([Sleeper(0.004, 0.0001), Sleeper(0.0, 0.004)], repeats=2, largest=16)
-    assert scales.batch_size >= 8
-    assert does_not.batch_size <= 4
-    assert does_not.images_per_second < 250 < scales.images_per_second
+    scales, does_not = throughput([Sleeper(clock, 0.004, 0.0001), Sleeper(clock, 0.0, 0.004)], repeats=2, largest=16)
+    assert scales.batch_size == 16
+    assert scales.images_per_second == pytest.approx(16 / 0.0056)
+    assert does_not.batch_size <= 2
+    assert does_not.images_per_second == pytest.approx(250)
 
 
-def test_models_take_turns(monkeypatch):
+def test_a_batch_that_would_take_too_long_is_not_tried(clock):
+    slow = Sleeper(clock, 1.0, 0.1)
+    (found,) = throughput([slow], repeats=1)
+    assert found.batch_size <= 2
+
+
+def test_models_take_turns(clock):
     order = []
-    first, second = Sleeper(0, 0), Sleeper(0, 0)
+    first, second = Sleeper(clock, 0, 0), Sleeper(clock, 0, 0)
     first.register_forward_pre_hook(lambda *_: order.append("A"))
     second.register_forward_pre_hook(lambda *_: order.append("B"))
     batch_one_latency([first, second], repeats=4)

@@ -90,7 +90,7 @@ def test_the_ruler_puts_the_interval_to_the_right_side():
         ("too few images", "ways", (-0.1, 0.1), "about 1,954", "one of 1 point 7,841"),
         ("cannot know: one seed", "ways", (0.01, 0.05), "one run of each", "do differ"),
         ("cannot know: one seed", "ways", (-0.01, 0.05), "one run of each", "do not differ"),
-        ("cannot know: seeds differ", "ways", (-0.1, 0.1), "changes more", "from seed to seed"),
+        ("cannot know: seeds differ", "ways", (-0.1, 0.1), "differ too much", "from seed to seed"),
     ],
 )
 def test_every_verdict_has_its_words(decision, compared, interval, sentence, explanation):
