@@ -88,7 +88,7 @@ def judge(comparison: Comparison, *, precision: str, max_drop: float) -> dict[st
     refused = [] if finite else ["it answers with something that is no number"]
     if finite and precision == "fp32" and differences[worst] > MAX_DIFFERENCE:
         refused.append(f"a probability differs by {differences[worst]:.1e} from torch; {MAX_DIFFERENCE:.0e} is allowed")
-    accuracy = None
+    accuracy: dict[str, Any] | None = None
     if labels is not None:
         right = {name: answers.argmax(axis=1) == labels for name, answers in (("torch", reference), ("export", exported))}
         accuracy = {name: {"top1": float(r.mean()), "top1_ci95": accuracy_interval(r)} for name, r in right.items()}
