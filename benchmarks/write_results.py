@@ -150,6 +150,7 @@ def readme_table(language: str) -> str:
                 else f"{name}、`--minutes {minutes:g}`、CPU {cores} コア：top-1（{len(of_length)} シードの中央値）"
             )
             rows.append((what, f"{100 * statistics.median(of_length):.1f} %"))
+    rows += pretrained_rows(english)
     for file, english_text, japanese_text in (
         ("training_step", "training step against timm, {case}", "学習 1 歩、timm との比、{case}"),
         ("input_pipeline", "input pipeline against timm, one core, {case}", "入力、timm との比、1 コア、{case}"),
@@ -161,6 +162,33 @@ def readme_table(language: str) -> str:
             rows.append((what, f"{case['ratio']:.2f}× ({low:.2f} – {high:.2f})"))
     head = ("what", "measured") if english else ("何を", "測定値")
     return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
+
+
+def pretrained_rows(english: bool) -> list[tuple[str, str]]:
+    """Return what a pretrained model gives, for the README."""
+    path = MEASURED / "pretrained.json"
+    if not path.exists():
+        return []
+    words = {"new head": "新しいヘッドのみ", "fine-tuned": "ファインチューニング"}
+    _, *runs = json.loads(path.read_text())["cases"]
+    rows = []
+    for case in dict.fromkeys(run["case"] for run in runs):
+        of_case = [run for run in runs if run["case"] == case]
+        data, what = case.split(", ")
+        median = f"{100 * statistics.median(run['top1'] for run in of_case):.1f} %"
+        seconds = statistics.median(run["wall_seconds"] for run in of_case)
+        if english:
+            rows.append(
+                (f"DeiT-Ti, {data}, {what}: median top-1 of {len(of_case)} seeds, time of the whole command", f"{median}, {seconds:.0f} s")
+            )
+        else:
+            rows.append(
+                (
+                    f"DeiT-Ti、{data}、{words[what]}：top-1（{len(of_case)} シードの中央値）、コマンド全体の時間",
+                    f"{median}、{seconds:.0f} 秒",
+                )
+            )
+    return rows
 
 
 def fill_in(path: Path, text: str) -> None:
