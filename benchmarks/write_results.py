@@ -129,6 +129,38 @@ def frozen_head(path: Path) -> str:
     )
 
 
+def distillation(path: Path) -> str:
+    """Return the section on learning from a teacher."""
+    record = json.loads(path.read_text())
+    teacher, *students = record["cases"]
+    low, high = teacher["top1_ci95"]
+    text = "## A CNN teaches a ViT: Fashion-MNIST\n\n"
+    text += "| student | median top-1 of the seeds | each seed | agrees with the teacher | epochs | time, s |\n|---|---|---|---|---|---|\n"
+    for kind in dict.fromkeys(student["kind"] for student in students):
+        of_kind = [student for student in students if student["kind"] == kind]
+        each = ", ".join(f"{100 * student['top1']:.2f}" for student in of_kind)
+        median = statistics.median(student["top1"] for student in of_kind)
+        shares = [share for student in of_kind if "agreement" in student for share in [agreement_with_teacher(student["agreement"])]]
+        agrees = f"{100 * statistics.median(shares):.1f} %" if shares else "–"
+        wall = statistics.median(student["wall_seconds"] for student in of_kind)
+        what = "alone" if kind == "none" else f"`--distill {kind}`"
+        text += (
+            f"| `{of_kind[0]['model']}`, {what} | **{100 * median:.2f} %** | {each} | {agrees} | {of_kind[0]['epochs']:g} | {wall:.0f} |\n"
+        )
+    text += (
+        f"\nTeacher: a narrow ResNet-20 (68,570 parameters) after {teacher['epochs']:g} epochs, {100 * teacher['top1']:.2f} % ({100 * low:.1f} – {100 * high:.1f}). "
+        f"{teacher['num_images']:,} test images. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
+        "```sh\npython benchmarks/distillation.py ../shared/data/fashion_mnist\n```\n"
+    )
+    return text
+
+
+def agreement_with_teacher(agreement: dict[str, Any]) -> float:
+    """Return how often the student's answer is the teacher's."""
+    answer = "both heads" if "both heads" in agreement["who"] else "student"
+    return agreement["same"][agreement["who"].index(answer)][agreement["who"].index("teacher")]
+
+
 def hardware(environment: dict[str, Any]) -> str:
     """Return the machine in words."""
     packages = environment["packages"]
@@ -203,6 +235,7 @@ SECTIONS = {
     "timed_training-*.json": timed_training,
     "pretrained.json": pretrained,
     "frozen_head.json": frozen_head,
+    "distillation.json": distillation,
     "training_step.json": training_step,
     "input_pipeline.json": input_pipeline,
 }
