@@ -18,7 +18,7 @@ from typing import Any
 
 import record
 
-TEACHER = ["--model", "resnet20", "--set", "model.options={widths: [8, 16, 32]}"]
+TEACHER = ["--model", "resnet20", "--set", "model.options={widths: [8, 16, 32], stem_width: 8}"]
 KEPT = ("model", "split", "num_images", "top1", "top1_ci95", "nll", "epochs", "agreement")
 
 
@@ -38,7 +38,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data")
     parser.add_argument("--student", default="vit_femto_conv_8")
-    parser.add_argument("--teacher-epochs", type=float, default=6)
+    parser.add_argument("--teacher-epochs", type=float, default=3)
     parser.add_argument("--epochs", type=float, default=2)
     parser.add_argument("--kinds", nargs="+", choices=["none", "soft", "hard", "token"], default=["none", "soft"])
     parser.add_argument("--seeds", type=int, default=3)

@@ -148,7 +148,7 @@ def distillation(path: Path) -> str:
             f"| `{of_kind[0]['model']}`, {what} | **{100 * median:.2f} %** | {each} | {agrees} | {of_kind[0]['epochs']:g} | {wall:.0f} |\n"
         )
     text += (
-        f"\nTeacher: a narrow ResNet-20 (68,570 parameters) after {teacher['epochs']:g} epochs, {100 * teacher['top1']:.2f} % ({100 * low:.1f} – {100 * high:.1f}). "
+        f"\nTeacher: a narrow ResNet-20 after {teacher['epochs']:g} epochs, {100 * teacher['top1']:.2f} % ({100 * low:.1f} – {100 * high:.1f}). "
         f"{teacher['num_images']:,} test images. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
         "```sh\npython benchmarks/distillation.py ../shared/data/fashion_mnist\n```\n"
     )
