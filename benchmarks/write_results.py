@@ -161,6 +161,25 @@ def agreement_with_teacher(agreement: dict[str, Any]) -> float:
     return agreement["same"][agreement["who"].index(answer)][agreement["who"].index("teacher")]
 
 
+def inspection(path: Path) -> str:
+    """Return the section on looking inside."""
+    record = json.loads(path.read_text())
+    case = record["cases"][0]
+    text = "## How far the heads of DeiT-Ti look\n\n"
+    text += "| block | " + " | ".join(str(block) for block in range(1, len(case["distance_px"]) + 1)) + " |\n"
+    text += "|---|" + "---|" * len(case["distance_px"]) + "\n"
+    for name, pick in (("nearest head, px", min), ("farthest head, px", max)):
+        text += f"| {name} | " + " | ".join(f"{pick(heads):.0f}" for heads in case["distance_px"]) + " |\n"
+    text += (
+        f"\nMean attention distance over {case['num_photos']} photos of 224 px; uniform attention would give {case['uniform_distance_px']:.1f} px. "
+        "Low blocks hold near and far heads, the last ones look everywhere (ViT, 2010.11929, figure 7). "
+        f"The whole page of `kawara inspect`, {case['page_bytes'] / 1e6:.1f} MB, took {case['wall_seconds']:.0f} s and {case['peak_memory_bytes'] / 2**30:.1f} GB; "
+        f"recomputed attention differs from the model's own output by at most {case['attention_deviation']:.1e}. {hardware(record['environment'])}; "
+        f"commit {record['commit']}.\n\n```sh\npython benchmarks/inspection.py ../shared\n```\n"
+    )
+    return text
+
+
 def hardware(environment: dict[str, Any]) -> str:
     """Return the machine in words."""
     packages = environment["packages"]
@@ -236,6 +255,7 @@ SECTIONS = {
     "pretrained.json": pretrained,
     "frozen_head.json": frozen_head,
     "distillation.json": distillation,
+    "inspection.json": inspection,
     "training_step.json": training_step,
     "input_pipeline.json": input_pipeline,
 }
