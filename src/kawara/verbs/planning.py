@@ -21,6 +21,7 @@ from kawara.models import ImageModel
 from kawara.recipes import RECIPES, choice
 from kawara.runtime import choose_device
 from kawara.tasks.distillation import check_classes
+from kawara.training.optimizer import refuse_foreign
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
@@ -227,6 +228,7 @@ def _fill_in(
     if not config.data.val_fraction:
         chosen["data.val_fraction"] = choice.val_fraction(found)
     config = override(config, chosen)
+    refuse_foreign((path.removeprefix("optimizer.") for path in request.settings if path.startswith("optimizer.")), config.optimizer)
     _check_frozen(config)
     return config, "; ".join(reasons)
 
