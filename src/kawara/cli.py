@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, …"""
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, `bench`, …"""
 
 from __future__ import annotations
 
@@ -171,6 +171,23 @@ def build_parser() -> _Parser:
     export.add_argument("--data", metavar="DATA", help="labelled images, as for evaluate, on which accuracy is compared with torch")
     export.add_argument("--max-drop", type=float, default=0.5, metavar="N", help="points of top-1 accuracy that may be lost (default 0.5)")
 
+    bench = verb("bench", "how fast are models on this machine, in each run time? And against CNNs of the same size?", BENCH_EPILOG)
+    bench.add_argument(
+        "models", nargs="+", metavar="MODEL", help="a model file, a name of `kawara models`, or an exported .onnx or .xml; several compare"
+    )
+    bench.add_argument("--threads", type=_numbers, default=(1,), metavar="N,N,…", help="numbers of threads (default 1)")
+    bench.add_argument("--device-profile", type=_profile, dest="threads", metavar="threads=N,N,…", help="the same, as `threads=1,2`")
+    bench.add_argument("--batch", type=_numbers, default=(1,), metavar="N,N,…", help="batch sizes (default 1)")
+    bench.add_argument("--image-size", type=_numbers, default=(), metavar="PX,PX,…", help="sides of the images (default: each model's own)")
+    bench.add_argument(
+        "--runtime", type=_names, default=(), metavar="A,B,…", help="of torch, compile, onnx, openvino (default: all that are here)"
+    )
+    bench.add_argument("--twin", action="store_true", help="beside each ViT the CNN of the same size")
+    bench.add_argument("--match", choices=["params", "macs", "latency"], default="params", help="what the same size means (default params)")
+    bench.add_argument("--data", metavar="DATA", help="labelled images, for accuracy against latency (default: what the model files say)")
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long each case is repeated (default 2)")
+    bench.add_argument("--out", metavar="DIR", help="folder for bench.json and report.html (default: runs/bench-<number>)")
+
     models = verb("models", "list the models, or show one")
     models.add_argument("name", nargs="?", metavar="NAME")
     recipes = verb("recipes", "list the recipes, or show one with its settings")
@@ -288,6 +305,17 @@ The graph takes raw uint8 images (batch, height, width, channels) of any size an
 An export that differs from torch by more than 1e-4 (fp32), or loses more than --max-drop, is kept as NAME.rejected only; exit code 3.
 """
 
+BENCH_EPILOG = """\
+examples:
+  kawara bench runs/photos-1/model.safetensors                       torch, torch.compile, ONNX Runtime, OpenVINO
+  kawara bench vit_tiny_16 --twin --image-size 224,384,512           a ViT and the CNN of its size, over the size of the image
+  kawara bench runs/photos-1/model.safetensors runs/photos-1/model.onnx --threads 1,2 --batch 1,8
+  kawara bench vit.safetensors cnn.safetensors --data photos/        accuracy against latency
+
+Models of `kawara models` run with weights of chance: time does not depend on them. Everything takes turns in one process, so that
+what else the machine does meets all alike. compile needs a C++ compiler and takes up to a minute for each model.
+"""
+
 
 def _names(text: str) -> tuple[str, ...]:
     """Return the names of "a,b,c"."""
@@ -300,6 +328,14 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"whole numbers with commas between them are expected, such as 1,5,10; got {text!r}") from None
+
+
+def _profile(text: str) -> tuple[int, ...]:
+    """Return the numbers of "threads=1,2"."""
+    name, _, numbers = text.partition("=")
+    if name != "threads":
+        raise argparse.ArgumentTypeError(f"{text!r} is not like threads=1,2")
+    return _numbers(numbers)
 
 
 def main(arguments: list[str] | None = None) -> int:

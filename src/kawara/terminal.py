@@ -344,6 +344,35 @@ def _certificate_line(certificate: Certificate) -> str:
     return " · ".join(parts)
 
 
+def _bench(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.report.bench_page import bench_table, sentence
+
+    request = verbs.BenchRequest(
+        models=options.models,
+        threads=options.threads,
+        batches=options.batch,
+        image_sizes=options.image_size,
+        run_times=options.runtime,
+        data=options.data,
+        twin=options.twin,
+        match=options.match,
+        seconds=options.seconds,
+        out=options.out,
+    )
+    with Reporter() as reporter:
+        found = verbs.bench(request, reporter)
+    if options.json:
+        _print_json(found.to_dict())
+        return 0
+    print()
+    _stdout().print(bench_table(found.record))
+    for failure in found.record["failures"]:
+        print(f"{failure['model']}, {failure['run_time']}: {failure['reason']}")
+    print(f"\n{sentence(found.record).en}\n\nreport  {found.report}")
+    return 0
+
+
 def _models(options: argparse.Namespace, started_at: float) -> int:
     from kawara.verbs import describe_model, list_models
 
@@ -437,6 +466,7 @@ _VERBS = {
     "inspect": _inspect,
     "convert": _convert,
     "export": _export,
+    "bench": _bench,
     "models": _models,
     "recipes": _recipes,
     "demo": _demo,

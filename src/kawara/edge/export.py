@@ -58,6 +58,23 @@ def trace(model: ImageModel, preprocessing: Preprocessing) -> torch.export.Expor
             raise _cannot(error) from error
 
 
+def write_network(model: torch.nn.Module, image_shape: tuple[int, int, int], path: Path) -> None:
+    """Write the network alone for images (C, H, W) as they enter it: "image" (batch, C, H, W) to "logits" (batch, K), the batch free."""
+    need("onnx")
+    need("onnxscript")
+    images = torch.zeros((2, *image_shape))
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+            converted = torch.onnx.export(
+                program, dynamo=True, input_names=["image"], output_names=["logits"], opset_version=OPSET, verbose=False
+            )
+        except Exception as error:  # torch raises many kinds
+            raise _cannot(error) from error
+    assert converted is not None
+    path.write_bytes(converted.model_proto.SerializeToString())
+
+
 def write_torch(program: torch.export.ExportedProgram, card: ModelCard, path: Path) -> None:
     """Write a .pt2 archive; the card is its extra file "kawara"."""
     torch.export.save(program, path, extra_files={METADATA_KEY: card_to_json(card)})
