@@ -12,6 +12,7 @@ from kawara.analysis import comparison
 from kawara.errors import ConfigError
 from kawara.files import write_json
 from kawara.recipes.ingredients import INGREDIENTS, Ingredient, ingredients_of
+from kawara.report.ablation_page import write_ablation_page
 from kawara.runtime import environment
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
@@ -22,6 +23,7 @@ from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import stem_of
 
 RECORD = "ablation.json"
+REPORT = "report.html"
 _COMPLETE = "complete recipe"
 
 
@@ -89,7 +91,15 @@ def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
         without = (
             {}
             if ingredient is None
-            else {"without": ingredient.name, "description": ingredient.description, "settings": ingredient.without}
+            else {
+                "without": ingredient.name,
+                "description": ingredient.description,
+                "description_ja": ingredient.description_ja,
+                "explanation": ingredient.explanation,
+                "explanation_ja": ingredient.explanation_ja,
+                "arxiv": ingredient.arxiv,
+                "settings": ingredient.without,
+            }
         )
         rows.append(without | side_record(side, answers) | {"verdict": verdict})
     record = {
@@ -104,6 +114,7 @@ def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RECORD, record)
+    write_ablation_page(out / REPORT, record)
     return Ablation(out, record)
 
 

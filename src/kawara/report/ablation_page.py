@@ -1,0 +1,112 @@
+"""The page of an ablation: what the recipe loses or gains without each ingredient, how sure that is, and what each ingredient does."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from kawara.files import write_text
+from kawara.plots.forest import Difference, forest
+from kawara.plots.style import Language
+from kawara.report import wording
+from kawara.report.comparison_page import LANGUAGES, plain
+from kawara.report.page import figure_source, render
+from kawara.report.verdict import points_range, signed_number
+from kawara.report.wording import Text
+
+DECISIONS = {
+    "first": Text("better without", "抜いたほうが良い"),
+    "second": Text("worse without", "抜くと悪くなる"),
+    "no difference": Text("no difference", "差なし"),
+    "cannot know: one seed": Text("one seed cannot tell", "1 シードでは不明"),
+    "cannot know: seeds differ": Text("seeds differ too much", "シード間の差が大きい"),
+    "too few images": Text("too few images", "画像が不足"),
+}
+
+
+def write_ablation_page(path: str | Path, record: Mapping[str, Any]) -> None:
+    """Write the page, atomically: one HTML file that needs nothing else. `record` is the ablation as docs/json.md has it."""
+    write_text(path, ablation_page(record))
+
+
+def ablation_page(record: Mapping[str, Any]) -> str:
+    """Return the page as HTML."""
+    return render(
+        "ablation_page.html",
+        record=record,
+        sentence=ablation_sentence(record),
+        rows=ablation_rows(record),
+        complete={
+            "top1": wording.percent(record["complete"]["top1"]),
+            "interval": wording.percent_range(record["complete"]["top1_ci95"]),
+            "time": wording.duration(record["complete"]["training_seconds"]),
+        },
+        split=wording.split_name(record["split"]),
+        forest={language: figure_source(_forest(record, language)) for language in LANGUAGES},
+        environment=[(name, plain(value)) for name, value in record["environment"].items()],
+    )
+
+
+def ablation_sentence(record: Mapping[str, Any]) -> Text:
+    """Return which ingredients are known to help and which to harm, by name, or that none is."""
+    found = {
+        decision: [Text(row["description"], row["description_ja"]) for row in record["rows"] if row["verdict"]["decision"] == decision]
+        for decision in ("first", "second")
+    }
+    parts = []
+    if helpful := found["second"]:
+        parts.append(
+            Text(
+                f"Worse without: {', '.join(each.en for each in helpful)}", f"抜くと悪くなるもの：{'、'.join(each.ja for each in helpful)}"
+            )
+        )
+    if harmful := found["first"]:
+        parts.append(
+            Text(
+                f"Better without: {', '.join(each.en for each in harmful)}", f"抜くと良くなるもの：{'、'.join(each.ja for each in harmful)}"
+            )
+        )
+    if not parts:
+        return Text("No ingredient is known to help or to harm", "役立つとも害になるとも言える要素はありませんでした")
+    return Text(". ".join(part.en for part in parts), "。".join(part.ja for part in parts))
+
+
+def ablation_rows(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return a row for each ingredient: its names, what it does, and what the recipe is worth and costs without it."""
+    complete_seconds = record["complete"]["training_seconds"]
+    return [
+        {
+            "name": Text(row["description"], row["description_ja"]),
+            "explanation": Text(row["explanation"], row["explanation_ja"]),
+            "arxiv": row["arxiv"],
+            "top1": wording.percent(row["top1"]),
+            "difference": signed_number(row["verdict"]["difference"]),
+            "interval": points_range(*row["verdict"]["difference_ci95"]),
+            "decision": DECISIONS[row["verdict"]["decision"]],
+            "is_known": row["verdict"]["decision"] in ("first", "second"),
+            "time": wording.duration(row["training_seconds"]),
+            "slower": f"{row['training_seconds'] / complete_seconds - 1:+.0%}".replace("-", "−"),
+        }
+        for row in record["rows"]
+    ]
+
+
+def _forest(record: Mapping[str, Any], language: Language) -> Figure:
+    """Draw the rows from the greatest loss to the greatest gain."""
+    rows = sorted(record["rows"], key=lambda row: row["verdict"]["difference"])
+    differences = [
+        Difference(
+            row["description" if language == "en" else "description_ja"],
+            row["verdict"]["difference"],
+            (row["verdict"]["difference_ci95"][0], row["verdict"]["difference_ci95"][1]),
+        )
+        for row in rows
+    ]
+    lower, higher = (Text(f"← {words.en}", f"← {words.ja}") if worse else Text(f"{words.en} →", f"{words.ja} →") for words, worse in _SIDES)
+    return forest(differences, lower=getattr(lower, language), higher=getattr(higher, language), language=language)
+
+
+_SIDES = ((DECISIONS["second"], True), (DECISIONS["first"], False))
