@@ -1,7 +1,7 @@
 """Three kinds of attention side by side: where their weights act, and the weights that trained models gave to images.
 
-Channel attention: s (C,), squeeze-and-excitation, arXiv 1709.01507. Spatial attention: m (h, w), CBAM, arXiv 1807.06521. Self-attention: A (N, N),
-arXiv 1706.03762. docs/handbook/attention.md explains them with these figures; examples/three_attentions.py draws them.
+Channel attention: s (C,), squeeze-and-excitation, arXiv 1709.01507. Spatial attention: m (h, w), CBAM, arXiv 1807.06521. Self-attention:
+A (N, N), arXiv 1706.03762. docs/handbook/attention.md explains them with these figures; examples/three_attentions.py draws them.
 """
 
 from __future__ import annotations

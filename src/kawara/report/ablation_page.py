@@ -105,8 +105,5 @@ def _forest(record: Mapping[str, Any], language: Language) -> Figure:
         )
         for row in rows
     ]
-    lower, higher = (Text(f"← {words.en}", f"← {words.ja}") if worse else Text(f"{words.en} →", f"{words.ja} →") for words, worse in _SIDES)
-    return forest(differences, lower=getattr(lower, language), higher=getattr(higher, language), language=language)
-
-
-_SIDES = ((DECISIONS["second"], True), (DECISIONS["first"], False))
+    worse, better = (getattr(DECISIONS[decision], language) for decision in ("second", "first"))
+    return forest(differences, lower=f"← {worse}", higher=f"{better} →", language=language)

@@ -22,8 +22,7 @@ from kawara.verbs.contenders import Contender, earlier_choices, keep_choices, ou
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import stem_of
 
-RECORD = "ablation.json"
-REPORT = "report.html"
+RECORD, REPORT = "ablation.json", "report.html"
 _COMPLETE = "complete recipe"
 
 
@@ -51,9 +50,14 @@ class Ablation:
     folder: Path
     record: dict[str, Any]
 
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / REPORT
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"folder": str(self.folder), **self.record}
+        return {"folder": str(self.folder), "report": str(self.report), **self.record}
 
 
 def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
