@@ -17,6 +17,7 @@ from kawara.report.page import figure_source, render
 from kawara.report.verdict import points_range, signed_number
 from kawara.report.wording import Text
 
+MOST_NAMED = 3
 DECISIONS = {
     "first": Text("better without", "抜いたほうが良い"),
     "second": Text("worse without", "抜くと悪くなる"),
@@ -51,24 +52,19 @@ def ablation_page(record: Mapping[str, Any]) -> str:
 
 
 def ablation_sentence(record: Mapping[str, Any]) -> Text:
-    """Return which ingredients are known to help and which to harm, by name, or that none is."""
-    found = {
-        decision: [Text(row["description"], row["description_ja"]) for row in record["rows"] if row["verdict"]["decision"] == decision]
-        for decision in ("first", "second")
-    }
+    """Return which ingredients are known to help and which to harm, the greatest differences by name, or that none is."""
     parts = []
-    if helpful := found["second"]:
-        parts.append(
-            Text(
-                f"Worse without: {', '.join(each.en for each in helpful)}", f"抜くと悪くなるもの：{'、'.join(each.ja for each in helpful)}"
-            )
-        )
-    if harmful := found["first"]:
-        parts.append(
-            Text(
-                f"Better without: {', '.join(each.en for each in harmful)}", f"抜くと良くなるもの：{'、'.join(each.ja for each in harmful)}"
-            )
-        )
+    for decision, words in (
+        ("second", Text("Worse without", "抜くと悪くなるもの")),
+        ("first", Text("Better without", "抜くと良くなるもの")),
+    ):
+        found = [row for row in record["rows"] if row["verdict"]["decision"] == decision]
+        found.sort(key=lambda row: -abs(row["verdict"]["difference"]))
+        named, more = found[:MOST_NAMED], len(found) - MOST_NAMED
+        if found:
+            en, ja = ", ".join(row["description"] for row in named), "、".join(row["description_ja"] for row in named)
+            rest = Text(f" and {more} more", f"ほか{more}つ") if more > 0 else Text("", "")
+            parts.append(Text(f"{words.en}: {en}{rest.en}", f"{words.ja}：{ja}{rest.ja}"))
     if not parts:
         return Text("No ingredient is known to help or to harm", "役立つとも害になるとも言える要素はありませんでした")
     return Text(". ".join(part.en for part in parts), "。".join(part.ja for part in parts))

@@ -57,6 +57,9 @@ def test_the_sentence_names_what_is_known():
     sentence = ablation_sentence(record(MIXUP, CROP, FLIP))
     assert sentence.en == "Worse without: <i>mixup</i>. Better without: <i>crop</i>"
     assert sentence.ja == "抜くと悪くなるもの：mixupの日本語。抜くと良くなるもの：cropの日本語"
+    many = [row(f"i{number}", 0.01 * number, (0.001, 0.1), "first") for number in range(1, 6)]
+    assert ablation_sentence(record(*many)).ja == "抜くと良くなるもの：i5の日本語、i4の日本語、i3の日本語ほか2つ"
+    assert ablation_sentence(record(*many)).en.endswith("<i>i3</i> and 2 more")
     assert "No ingredient" in ablation_sentence(record(FLIP)).en
 
 
