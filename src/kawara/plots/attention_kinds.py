@@ -25,9 +25,9 @@ _LOOKS = ((SLATE, "o"), (CLAY, "s"))
 _WORDS: dict[Language, dict[str, Any]] = {
     "en": {
         "kinds": (
-            ("Channel attention: which channel", "s: C weights", "each channel is scaled by its weight"),
-            ("Spatial attention: where", "m: h·w weights, the same in all channels", "each place is scaled by its weight"),
-            ("Self-attention: from where to where", "A: N·N weights, a row for each query", "each query takes its own mean of all places"),
+            ("Channel attention", "which channel: C weights s", "each channel is scaled, everywhere alike"),
+            ("Spatial attention", "where: h·w weights m", "each place is scaled, in all channels alike"),
+            ("Self-attention", "from where to where: N·N weights A", "each query takes its own mean of all"),
         ),
         "channel": "channel",
         "weight": "weight s",
@@ -37,9 +37,9 @@ _WORDS: dict[Language, dict[str, Any]] = {
     },
     "ja": {
         "kinds": (
-            ("チャネルアテンション：どのチャネルか", "s：C 個の重み", "チャネルごとに重みを掛ける"),
-            ("空間アテンション：どこか", "m：h·w 個の重み（全チャネル共通）", "位置ごとに重みを掛ける"),
-            ("自己アテンション：どこからどこへ", "A：N·N 個の重み（1 行が 1 クエリ）", "クエリごとに全位置の加重平均をとる"),
+            ("チャネルアテンション", "どのチャネルか：C 個の重み s", "チャネルごとに掛ける（全位置共通）"),
+            ("空間アテンション", "どこか：h·w 個の重み m", "位置ごとに掛ける（全チャネル共通）"),
+            ("自己アテンション", "どこからどこへ：N·N 個の重み A", "クエリごとに全位置の加重平均をとる"),
         ),
         "channel": "チャネル",
         "weight": "重み s",
@@ -60,15 +60,15 @@ def attention_kinds(*, language: Language = "en") -> Figure:
     places = np.exp(-((y - 1) ** 2 + (x - 2) ** 2) / 3).reshape(_GRID, _GRID)
     logits = -((y[:, None] - y) ** 2 + (x[:, None] - x) ** 2) / 3 + 1.6 * np.cos(2.4 * x[:, None] * (y[:, None] - 1))
     matrix = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-    width = 3.4
+    width = 2.85
     with house_style():
-        figure = new_figure(3 * width, 4.5)
-        panels = [axes_at(figure, 0.15 + width * kind, 0, width, 4.5) for kind in range(3)]
+        figure = new_figure(3 * width, 4.4)
+        panels = [axes_at(figure, 0.1 + width * kind, 0, width, 4.4) for kind in range(3)]
         for axes, (title, weights, act) in zip(panels, _WORDS[language]["kinds"]):
-            axes.set(xlim=(0, width), ylim=(0, 4.5))
+            axes.set(xlim=(0, width), ylim=(0, 4.4))
             axes.set_axis_off()
-            axes.text(0, 4.3, title, fontsize=11, fontweight="bold", va="top")
-            axes.text(0, 3.9, weights, fontsize=9, color=MUTED, va="top")
+            axes.text(0, 4.25, title, fontsize=11, fontweight="bold", va="top")
+            axes.text(0, 3.92, weights, fontsize=9, color=MUTED, va="top")
             axes.text(0, 0.12, act, fontsize=9, va="bottom")
         _cells(panels[0], channels[:, None], 0, 3.5, 1.0)
         _cells(panels[1], places, 0, 3.5, 1.0)
@@ -79,7 +79,7 @@ def attention_kinds(*, language: Language = "en") -> Figure:
         _cells(panels[2], matrix / matrix.max(), 0, 3.5, 1.0)
         for side, query in enumerate(_QUERIES):
             _frame(panels[2], 0, 3.5 - (query + 1) / _GRID**2, 1.0, 1 / _GRID**2)
-            left, top, cell = 1.6 * side, 1.75, _SHEET_IN / _GRID
+            left, top, cell = 1.42 * side, 1.75, _SHEET_IN / _GRID
             _cells(panels[2], matrix[query].reshape(_GRID, _GRID) / matrix.max(), left, top, _SHEET_IN)
             _frame(panels[2], left + x[query] * cell, top - (y[query] + 1) * cell, cell, cell)
     return figure
