@@ -71,6 +71,21 @@ def test_where_the_products_overtake(text: str) -> None:
     assert re.search(r"15 ?%", text)
 
 
+@torch.no_grad()
+def test_what_each_kind_cannot_do() -> None:
+    torch.manual_seed(0)
+    maps, order = torch.randn(1, 8, 5, 5, dtype=torch.float64), torch.randperm(25)
+    shuffled = maps.flatten(2)[:, :, order].unflatten(2, (5, 5))
+    squeeze, spatial, attention = SqueezeExcitation(8, 4).double(), SpatialAttention(3).double(), SelfAttention(8, 2).double()
+    gates = squeeze.gates(maps.mean(dim=(2, 3)))
+    torch.testing.assert_close(squeeze.gates(shuffled.mean(dim=(2, 3))), gates)  # z forgets the places
+    torch.testing.assert_close(spatial.gates(maps[:, torch.randperm(8)]), spatial.gates(maps))  # mean and maximum forget the channels
+    assert not torch.allclose(spatial.gates(shuffled).flatten(), spatial.gates(maps).flatten()[order])
+    tokens = maps.flatten(2).transpose(1, 2)
+    torch.testing.assert_close(attention(tokens[:, order]), attention(tokens)[:, order])  # it knows no neighbours
+    assert count_parameters(SelfAttention(8, 4)) == count_parameters(attention)  # heads cost none
+
+
 @chapter
 def test_the_snippet_prints_what_is_shown(text: str) -> None:
     match = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", text, re.DOTALL)

@@ -114,7 +114,7 @@ def weight_maps(
     queries: Sequence[tuple[int, int] | None] = (None, None),
     language: Language = "en",
 ) -> Figure:
-    """Draw two grey images and beside each the weights that its places were given, with the outline of the image.
+    """Draw two grey images, one below the other, and beside each the weights that its places were given, with the outline of the image.
 
     Args:
         images: (2, H, W) in 0 to 255.
@@ -124,13 +124,13 @@ def weight_maps(
         queries: (row, column) of the place in each map that asks, framed.
     """
     words = _WORDS[language]
-    columns, step = 1 + len(maps[0]), _PICTURE_IN + _GAP_IN
+    columns, step, row = 1 + len(maps[0]), _PICTURE_IN + _GAP_IN, _PICTURE_IN + 0.5
     with house_style():
-        figure = new_figure(2 * (columns * step + 0.15), _PICTURE_IN + 0.65)
+        figure = new_figure(columns * step + _GAP_IN, 2 * row + 0.1)
         for side, (image, query) in enumerate(zip(images, queries)):
             height, width = image.shape
             for column in range(columns):
-                axes = axes_at(figure, _GAP_IN + (side * columns + column) * step + 0.2 * side, 0.3, _PICTURE_IN, _PICTURE_IN)
+                axes = axes_at(figure, _GAP_IN + column * step, 0.28 + (1 - side) * row, _PICTURE_IN, _PICTURE_IN)
                 show_picture(axes, np.repeat(image[:, :, None], 3, axis=2).astype(np.uint8))
                 title = words["block"].format(column) if column else words["query" if query else "image"]
                 axes.set_title(title, fontsize=9, fontweight="normal", pad=4)
