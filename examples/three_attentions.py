@@ -2,7 +2,7 @@
 
 python examples/three_attentions.py FOLDER
 
-The pictures of docs/handbook/attention.md: a 0 and a 7 that were held out. About 45 s of one CPU core.
+The pictures of docs/handbook/attention.md: a 0 and a 7 that were held out. About 35 s of one CPU core.
 """
 
 import sys
