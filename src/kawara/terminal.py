@@ -244,7 +244,7 @@ def _ablate(options: argparse.Namespace, started_at: float) -> int:
     print(f"\n{record['num_images']:,} {record['split']} images, {record['num_classes']} classes, {runs}")
     print("difference: without − complete, in points\n")
     _stdout().print(ablation_table(record))
-    print(f"\nrecord  {found.folder / 'ablation.json'}")
+    print(f"\nreport  {found.report}\nrecord  {found.folder / 'ablation.json'}")
     return 0
 
 
