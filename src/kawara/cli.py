@@ -176,7 +176,7 @@ def build_parser() -> _Parser:
     export.add_argument(
         "--runtime",
         metavar="ADDRESS|DIR",
-        help="for --to web: where the page loads onnxruntime-web from (default: cdn.jsdelivr.net), or its folder, to copy it and work offline",
+        help="web: where the page loads onnxruntime-web from (default: cdn.jsdelivr.net), or its folder, which is copied (works offline)",
     )
 
     models = verb("models", "list the models, or show one")

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import functools
+import html
 import http.server
-import io
 import json
 import os
 import queue
@@ -25,20 +24,24 @@ import kawara
 from kawara import verbs
 from kawara.cli import main
 from kawara.data.preprocessing import Preprocessing
+from kawara.edge import export as exports
 from kawara.edge import web
 from kawara.edge.running import open_exported
 from kawara.errors import ConfigError, RunFolderError
 from kawara.models import create_model
 from kawara.weights import ModelCard, save_model
 
-for _package in ("onnx", "onnxscript", "onnxruntime"):
-    pytest.importorskip(_package, reason="needs the extra edge")
+onnx = pytest.importorskip("onnx", reason="needs the extra edge")
+pytest.importorskip("onnxscript", reason="needs the extra edge")
+pytest.importorskip("onnxruntime", reason="needs the extra edge")
 
 NAMES = ("蟻", "bee <b>&amp;", "cow")
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
 SECONDS = 90
 
-DRIVER = """<!doctype html><iframe src="/page/index.html#en" style="width:1200px;height:1200px" allow="camera; cross-origin-isolated"></iframe><script>
+DRIVER = """<!doctype html>
+<iframe src="/page/index.html#en" width="1200" height="1200" allow="camera; cross-origin-isolated"></iframe>
+<script>
 const frame = document.querySelector("iframe");
 const pause = () => new Promise((resolve) => setTimeout(resolve, 20));
 const report = (value) => fetch("/report", { method: "POST", body: JSON.stringify(value) });
@@ -49,6 +52,10 @@ async function drive({ files, camera, foreign }) {
   const found = { title: page.title, answers: [], threads: page.querySelector("#runtime [lang=en]")?.textContent };
   if (!trouble.hidden) return { ...found, trouble: trouble.textContent };
   const next = () => new Promise((resolve) => page.addEventListener("answer", (event) => resolve(event.detail), { once: true }));
+  const failed = async () => {
+    while (trouble.hidden) await pause();
+    return { trouble: trouble.querySelector("[lang=en]").textContent };
+  };
   const shown = () => [...page.querySelectorAll("#answers li")].map((row) =>
     [row.querySelector(".name").textContent, row.querySelector(".share [lang=en]").textContent]);
   for (const [name, way] of files) {
@@ -59,8 +66,7 @@ async function drive({ files, camera, foreign }) {
     if (way === "drop") page.body.dispatchEvent(new DragEvent("drop", { dataTransfer: carrier, bubbles: true }));
     else if (way === "paste") page.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData: carrier, bubbles: true }));
     else { input.files = carrier.files; input.dispatchEvent(new Event("change")); }
-    const failed = (async () => { while (trouble.hidden) await pause(); return { trouble: trouble.querySelector("[lang=en]").textContent }; })();
-    const { probabilities, ...rest } = await Promise.race([answer, failed]);
+    const { probabilities, ...rest } = await Promise.race([answer, failed()]);
     while (page.body.dataset.state !== "ready") await pause();
     const latency = page.querySelector("#latency [lang=en]")?.textContent;
     found.answers.push({ name, ...rest, probabilities: probabilities && [...probabilities], shown: shown(), latency });
@@ -73,9 +79,9 @@ async function drive({ files, camera, foreign }) {
     page.getElementById("camera").click();
   }
   if (foreign) {
-    const refused = new Promise((resolve) => page.addEventListener("securitypolicyviolation", ({ effectiveDirective }) => resolve(effectiveDirective)));
+    const refused = new Promise((resolve) => page.addEventListener("securitypolicyviolation", resolve));
     found.fetched = await frame.contentWindow.fetch(foreign).then(() => true, () => false);
-    found.refused = await refused;
+    found.refused = (await refused).effectiveDirective;
   }
   return found;
 }
@@ -138,18 +144,17 @@ def chromium(*arguments, profile):
     command = next((found for name in ("chromium", "google-chrome", "chromium-browser") if (found := shutil.which(name))), None)
     if command is None:
         pytest.skip("needs chromium")
-    fixed = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking", f"--user-data-dir={profile}"]
+    fixed = ["--headless", "--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-background-networking"]
     camera = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
-    return [command, *fixed, *camera, *arguments]
+    return [command, *fixed, *camera, f"--user-data-dir={profile}", *arguments]
 
 
 def browse(page, images, *, files=(), isolated=False, profile, **jobs):
     """Open an exported folder in Chromium, let the driver use it, and return what it reports."""
     server = Server({"page": page, "images": images}, {"files": files, **jobs}, isolated=isolated)
     with server.serving():
-        process = subprocess.Popen(
-            chromium(f"{server.address}/driver", profile=profile), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-        )
+        command = chromium(f"{server.address}/driver", profile=profile)
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         try:
             found = server.reports.get(timeout=SECONDS)
         finally:
@@ -173,7 +178,8 @@ def runtime():
     if shutil.which("npm") is None:
         pytest.skip("needs npm, or KAWARA_ORT_WEB: the folder dist of onnxruntime-web")
     with tempfile.TemporaryDirectory(dir=tempfile.gettempdir()) as fresh:
-        command = ["npm", "install", "--prefix", fresh, "--ignore-scripts", "--no-audit", "--no-fund", f"onnxruntime-web@{web.RUNTIME_VERSION}"]
+        package = f"onnxruntime-web@{web.RUNTIME_VERSION}"
+        command = ["npm", "install", "--prefix", fresh, "--ignore-scripts", "--no-audit", "--no-fund", package]
         try:
             subprocess.run(command, check=True, capture_output=True, timeout=120)
         except (subprocess.SubprocessError, OSError):
@@ -218,53 +224,113 @@ def images(tmp_path_factory):
     turned = Image.Exif()
     turned[0x112] = 6
     Image.fromarray(noise(30, 50, 3)).save(folder / "turned.png", exif=turned)
-    # A smooth picture of more numbers than the graph is given: it is reduced first.
-    y, x = np.mgrid[:2501, :2400]
-    large = np.stack([127 + 120 * np.sin(x / 90 + y / 41), 255 * x / 2400, 127 + 120 * np.cos(y / 7)], axis=-1)
-    Image.fromarray((large + draw.normal(0, 2, large.shape)).clip(0, 255).astype(np.uint8)).save(folder / "large.png", compress_level=1)
+    # More numbers than the graph is given: it is reduced first.
+    y, x = np.arange(2501, dtype=np.uint16)[:, None, None], np.arange(2400, dtype=np.uint16)[None, :, None]
+    large = ((x * np.array([1, 3, 30], np.uint16) + y * np.array([50, 2, 1], np.uint16)) >> 3).astype(np.uint8)
+    Image.fromarray(large).save(folder / "large.png", compress_level=1)
     (folder / "noise.png").write_bytes(b"no image at all")
     return folder
 
 
 @pytest.fixture(scope="module")
-def exported(tmp_path_factory, runtime):
-    folder = tmp_path_factory.mktemp("web")
-    source = made(folder)
-    return source, verbs.export(source, to="web", runtime=runtime)
+def exported(tmp_path_factory):
+    source = made(tmp_path_factory.mktemp("web"))
+    return source, verbs.export(source, to="web")
+
+
+@pytest.fixture(scope="module")
+def page(exported, runtime, tmp_path_factory):
+    """The exported model with a page that needs no other server."""
+    return with_runtime(exported[1].files[0], tmp_path_factory.mktemp("page"), runtime)
+
+
+def with_runtime(exported, folder, runtime):
+    """Make the page of an exported folder anew, with onnxruntime-web from elsewhere."""
+    shutil.copy(exported / web.MODEL_NAME, folder)
+    web.add_page(folder, open_exported(folder / web.MODEL_NAME)[1], "fp32", web.choose_runtime(runtime))
+    return folder
+
+
+def policy(folder):
+    """The Content-Security-Policy of a page."""
+    found = re.search(r'http-equiv="Content-Security-Policy" content="([^"]+)"', (folder / "index.html").read_text("utf-8"))
+    assert found
+    return dict(part.split(" ", 1) for part in html.unescape(found[1]).split("; "))
 
 
 def scores(predictor, path):
-    return [guess.score for guess in sorted(predictor.predict(path)[0].top, key=lambda guess: guess.index)]
+    """Return the probabilities of all classes, in their order."""
+    answer = predictor.predict([path], top=len(predictor.class_names))[0]
+    return [guess.score for guess in sorted(answer.top, key=lambda guess: guess.index)]
 
 
 def largest_difference(answer, wanted):
     return float(np.abs(np.array(answer["probabilities"]) - wanted).max())
 
 
-def test_the_folder_holds_what_a_page_needs(exported):
+def test_the_folder_holds_what_a_page_needs(exported, tmp_path):
     source, result = exported
     folder = source.parent / "model-web"
     assert result.files == [folder]
-    files = {path.relative_to(folder).as_posix(): path for path in folder.rglob("*") if path.is_file()}
-    assert sorted(files) == ["index.html", "model.json", "model.onnx", *(f"runtime/{name}" for name in sorted(RUNTIME_FILES))]
-    assert result.certificate_path == source.parent / "model-web.certificate.json"
+    files = {path.name: path for path in folder.iterdir()}
+    assert sorted(files) == ["index.html", "model.json", "model.onnx"]
+    assert sorted(path.name for path in source.parent.iterdir()) == ["model-web", "model-web.certificate.json", "model.safetensors"]
     assert result.certificate.num_bytes == sum(path.stat().st_size for path in files.values())
     assert result.certificate.accepted
     facts = json.loads(files["model.json"].read_text("utf-8"))
     assert facts["class_names"] == list(NAMES)
     assert facts["num_bytes"] == files["model.onnx"].stat().st_size
-    page = files["index.html"].read_text("utf-8")
-    assert "small <model>" not in page
-    assert not re.search(r"https?://", page.replace("http://localhost:8000", "").replace("https:// ", "").replace("http://localhost", ""))
+    assert "<model>" not in files["index.html"].read_text("utf-8")
+    assert policy(folder)["connect-src"] == f"'self' {web.RUNTIME_ADDRESS}"
+    own = tmp_path / "own"
+    own.mkdir()
+    for name in RUNTIME_FILES:
+        (own / name).write_bytes(b"something")
+    (own / "ort.all.js").write_bytes(b"more than is needed")
+    offline = tmp_path / "offline"
+    offline.mkdir()
+    with_runtime(folder, offline, own)
+    assert sorted(path.name for path in (offline / "runtime").iterdir()) == sorted(RUNTIME_FILES)
+    assert "http" not in " ".join(policy(offline).values())
 
 
-def test_the_browser_answers_as_torch_does(exported, images, tmp_path):
+def test_a_refused_page_is_kept_under_another_name(exported, tmp_path, monkeypatch, capsys):
+    """Weights that are spoilt on their way out: the certificate sees it."""
     source, result = exported
+    proto = onnx.load(result.files[0] / "model.onnx")
+    head = next(tensor for tensor in proto.graph.initializer if tensor.name.endswith("head.bias"))
+    head.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(head) + np.float32([9, 0, 0]), head.name))
+    monkeypatch.setattr(exports, "trace", lambda model, preprocessing: None)
+    monkeypatch.setattr(exports, "write_onnx", lambda program, card, path, precision="fp32": onnx.save(proto, path))
+    assert main(["export", str(source), "--to", "web", "--out", str(tmp_path / "page")]) == 3
+    assert "is refused: a probability differs by" in capsys.readouterr().err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["page.certificate.json", "page.rejected"]
+    assert (tmp_path / "page.rejected" / "index.html").is_file()
+
+
+def test_what_cannot_be_written_is_said_and_leaves_nothing(exported, tmp_path):
+    source, _ = exported
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("mine")
+    for options, error, words in (
+        ({"out": tmp_path / "full"}, RunFolderError, "exists already"),
+        ({"out": "."}, ConfigError, "does not exist yet"),
+        ({"out": tmp_path / "no" / "page"}, ConfigError, "There is no folder"),
+        ({"runtime": tmp_path}, ConfigError, r"no ort[\s\S]*npm install onnxruntime-web@"),
+        ({"runtime": "https://cdn.example/ort'; script-src *"}, ConfigError, "not the address"),
+        ({"to": "onnx", "runtime": tmp_path}, ConfigError, "for --to web"),
+    ):
+        with pytest.raises(error, match=words):
+            verbs.export(source, **{"to": "web", **options})
+    assert [path.name for path in tmp_path.iterdir()] == ["full"]
+
+
+def test_the_browser_answers_as_torch_does(exported, page, images, tmp_path):
+    source, _ = exported
     with Server({}).serving() as elsewhere:
         files = [(path.name, way) for path, way in zip(sorted(images.iterdir()), ["file", "drop", "paste"] * 9)]
-        found = browse(
-            result.files[0], images, files=files, camera=True, foreign=f"{elsewhere.address}/jobs", profile=tmp_path / "profile"
-        )
+        foreign = f"{elsewhere.address}/jobs"
+        found = browse(page, images, files=files, camera=True, foreign=foreign, isolated=True, profile=tmp_path / "profile")
     assert found["title"] == "small <model>"
     predictor = kawara.load(source, device="cpu")
     assert len(found["answers"]) == len(files) == 11
@@ -284,42 +350,28 @@ def test_the_browser_answers_as_torch_does(exported, images, tmp_path):
     assert found["camera"]["shown"]
     assert found["camera"]["width"] > 100
     assert (found["fetched"], found["refused"]) == (False, "connect-src")
-
-
-def test_a_grey_model_on_several_threads(tmp_path, runtime, images):
-    settings = Preprocessing((28, 20), "grey", resize="squash", interpolation="bilinear", mean=(0.5,), std=(0.5,))
-    source = made(tmp_path, settings)
-    verbs.export(source, to="web", out=tmp_path / "page", precision="fp16", runtime=runtime)
-    files = [(name, "file") for name in ("0.png", "grey.png", "turned.png", "large.png")]
-    found = browse(tmp_path / "page", images, files=files, isolated=True, profile=tmp_path / "profile")
-    predictor = kawara.load(tmp_path / "page" / "model.onnx")
-    for answer in found["answers"]:
-        assert largest_difference(answer, scores(predictor, images / answer["name"])) < 1e-5, answer["name"]
-    assert found["threads"].endswith(f"{min(4, os.cpu_count() or 1)} threads") or os.cpu_count() == 1
+    threads = min(4, os.cpu_count() or 1)
+    assert found["threads"].endswith(f" {threads} threads" if threads > 1 else " 1 thread")
 
 
 def test_from_an_address_only_the_right_files_are_run(exported, runtime, images, tmp_path):
     _, result = exported
-    card = open_exported(result.files[0] / "model.onnx")[1]
     spoilt = tmp_path / "spoilt"
     spoilt.mkdir()
     for name in RUNTIME_FILES:
         shutil.copy(runtime / name, spoilt)
     with open(spoilt / RUNTIME_FILES[0], "ab") as file:
         file.write(b"\n// something else")
-    for folder, trouble in ((runtime, None), (spoilt, "onnxruntime-web cannot be loaded")):
+    found = []
+    for number, folder in enumerate((runtime, spoilt)):
         room = f"onnxruntime-web@{web.RUNTIME_VERSION}"
         with Server({room: folder}).serving() as elsewhere:
-            page = tmp_path / f"page-{folder.name}"
+            page = tmp_path / f"page-{number}"
             page.mkdir()
-            shutil.copy(result.files[0] / "model.onnx", page)
-            web.add_page(page, card, "fp32", web.choose_runtime(f"{elsewhere.address}/{room}"))
-            assert sorted(path.name for path in page.iterdir()) == ["index.html", "model.json", "model.onnx"]
-            found = browse(page, images, files=[("0.png", "file")], profile=tmp_path / f"profile-{folder.name}")
-        if trouble is None:
-            assert len(found["answers"][0]["probabilities"]) == 3
-        else:
-            assert trouble in found["trouble"]
+            with_runtime(result.files[0], page, f"{elsewhere.address}/{room}")
+            found.append(browse(page, images, files=[("0.png", "file")], profile=tmp_path / f"profile-{number}"))
+    assert len(found[0]["answers"][0]["probabilities"]) == 3
+    assert "onnxruntime-web cannot be loaded" in found[1]["trouble"]
 
 
 def test_opened_as_a_file_the_page_says_what_to_do(exported, tmp_path):
@@ -328,3 +380,34 @@ def test_opened_as_a_file_the_page_says_what_to_do(exported, tmp_path):
     shown = subprocess.run(command, capture_output=True, timeout=SECONDS, check=True).stdout.decode()
     assert 'lang="ja"' in shown
     assert re.search(r'id="trouble" role="alert"><span lang="en">A page opened as a file', shown)
+
+
+@pytest.mark.slow
+def test_a_grey_model_in_half_precision(tmp_path, runtime, images):
+    settings = Preprocessing((28, 20), "grey", resize="squash", interpolation="bilinear", mean=(0.5,), std=(0.5,))
+    result = verbs.export(made(tmp_path, settings), to="web", precision="fp16", runtime=runtime)
+    files = [(name, "file") for name in ("0.png", "grey.png", "turned.png", "large.png")]
+    found = browse(result.files[0], images, files=files, profile=tmp_path / "profile")
+    predictor = kawara.load(result.files[0] / "model.onnx")
+    for answer in found["answers"]:
+        assert largest_difference(answer, scores(predictor, images / answer["name"])) < 1e-5, answer["name"]
+
+
+@pytest.mark.slow
+def test_photos_get_the_answers_of_torch(tmp_path, runtime, shared):
+    """DeiT-Ti on photos of many sizes: JPEG as they are, and as PNG."""
+    source = shared / "weights" / "deit_tiny_patch16_224_in1k.safetensors"
+    result = verbs.export(source, to="web", out=tmp_path / "page", runtime=runtime)
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for photo in sorted((shared / "data" / "imagenet_samples").glob("*.JPEG"))[::40][:20]:
+        shutil.copy(photo, folder / f"{photo.stem}.jpeg")
+        Image.open(photo).convert("RGB").save(folder / f"{photo.stem}.png")
+    names = sorted(path.name for path in folder.iterdir())
+    found = browse(result.files[0], folder, files=[(name, "file") for name in names], profile=tmp_path / "profile")
+    predictor = kawara.load(source, device="cpu")
+    assert len(found["answers"]) == 40
+    for answer in found["answers"]:
+        wanted = scores(predictor, folder / answer["name"])
+        assert int(np.argmax(answer["probabilities"])) == int(np.argmax(wanted)), answer["name"]
+        assert answer["name"].endswith("jpeg") or largest_difference(answer, wanted) < 1e-4, answer["name"]

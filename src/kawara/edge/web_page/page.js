@@ -2,6 +2,7 @@
 
 const SHOWN = 5;
 const REMEMBERED = 30;
+const SMALL_PX = 64; // shown with its pixels visible
 const $ = (id) => document.getElementById(id);
 const settings = JSON.parse($("settings").textContent);
 let facts, ort, session;
@@ -263,6 +264,8 @@ function showPicture(id, width, height) {
   $("photo").hidden = id !== "photo";
   $("video").hidden = id !== "video";
   $("picture").hidden = false;
+  $("picture").style.setProperty("--ratio", width / height);
+  $("picture").classList.toggle("small", Math.max(width, height) <= SMALL_PX);
   document.body.dataset.picture = id;
   const resized = resizedSize(height, width, facts.preprocessing);
   const [seenHeight, seenWidth] = facts.preprocessing.image_size;
