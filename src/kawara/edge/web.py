@@ -96,7 +96,7 @@ def add_page(folder: Path, card: ModelCard, precision: str, runtime: WebRuntime)
 
 
 def _page(card: ModelCard, runtime: WebRuntime) -> str:
-    style, script = _joined("page.css"), _joined("pixels.js", "page.js")
+    style, script = _joined("page.css"), _joined("pixels.js", "showing.js", "page.js")
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_PARTS, encoding="utf-8"),
         autoescape=True,
