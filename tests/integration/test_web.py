@@ -39,7 +39,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra edge")
 
 NAMES = ("蟻", "bee <b>&amp;", "cow")
 RUNTIME_FILES = ("ort.wasm.bundle.min.mjs", "ort-wasm-simd-threaded.wasm")
-SECONDS = 90
+SECONDS = 150
 
 DRIVER = """<!doctype html>
 <iframe src="/page/index.html#en" width="1200" height="1200" allow="camera; cross-origin-isolated"></iframe>

@@ -192,21 +192,26 @@ async function startCamera() {
   } catch (error) {
     return showTrouble(cameraTrouble(error));
   }
+  const own = stream; // it may be stopped, and another started, while this one waits
   document.body.dataset.camera = "on";
   while (busy) await painted();
   busy = true;
   const video = $("video");
   try {
-    video.srcObject = stream;
-    await video.play();
-    while (stream) {
+    if (stream === own) {
+      video.srcObject = own;
+      await video.play();
+    }
+    while (stream === own) {
       showPicture("video", video.videoWidth, video.videoHeight);
       await ask(video, video.videoWidth, video.videoHeight);
       await painted();
     }
   } catch (error) {
-    if (stream) showTrouble(error); // a camera that is stopped interrupts play()
-    stopCamera();
+    if (stream === own) { // a camera that is stopped interrupts play()
+      showTrouble(error);
+      stopCamera();
+    }
   }
   busy = false;
   work();
