@@ -160,16 +160,24 @@ def build_parser() -> _Parser:
     )
 
     export = verb(
-        "export", "write a model with its preprocessing for ONNX Runtime, OpenVINO or torch.export, and certify it", EXPORT_EPILOG
+        "export", "write a model with its preprocessing for ONNX Runtime, OpenVINO, torch.export or browsers, and certify it", EXPORT_EPILOG
     )
     export.add_argument("model", metavar="MODEL", help="a model.safetensors, a checkpoint of others, or hub:owner/name")
     export.add_argument(
-        "--to", default="onnx", choices=["onnx", "openvino", "torch"], help="onnx (default): one file; openvino: .xml and .bin; torch: .pt2"
+        "--to",
+        default="onnx",
+        choices=["onnx", "openvino", "torch", "web"],
+        help="onnx (default): one file; openvino: .xml and .bin; torch: .pt2; web: a folder with a page that runs the model in a browser",
     )
     export.add_argument("--out", metavar="FILE|DIR", help="where to (default: beside MODEL)")
     export.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="fp16: weights in half precision, half the size")
     export.add_argument("--data", metavar="DATA", help="labelled images, as for evaluate, on which accuracy is compared with torch")
     export.add_argument("--max-drop", type=float, default=0.5, metavar="N", help="points of top-1 accuracy that may be lost (default 0.5)")
+    export.add_argument(
+        "--runtime",
+        metavar="ADDRESS|DIR",
+        help="web: where the page loads onnxruntime-web from (default: cdn.jsdelivr.net), or its folder, which is copied (works offline)",
+    )
 
     bench = verb("bench", "how fast are models on this machine, in each run time? And against CNNs of the same size?", BENCH_EPILOG)
     bench.add_argument(
@@ -299,6 +307,7 @@ EXPORT_EPILOG = """\
 examples:
   kawara export runs/photos-1/model.safetensors --data photos/                   model.onnx, compared with torch on the test images
   kawara export runs/photos-1/model.safetensors --to openvino --precision fp16   model.xml and model.bin, half the size
+  kawara export runs/photos-1/model.safetensors --to web                         model-web/, a page for browsers
   kawara predict runs/photos-1/model.onnx new/*.jpg                              as with the model file
 
 The graph takes raw uint8 images (batch, height, width, channels) of any size and gives probabilities: resize, crop and colours are inside.

@@ -314,6 +314,7 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             precision=options.precision,
             data=options.data,
             max_drop=options.max_drop,
+            runtime=options.runtime,
             reporter=reporter,
         )
     certificate = exported.certificate
@@ -324,6 +325,8 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             print(f"wrote   {path}")
         print(f"wrote   {exported.certificate_path}")
         print(_certificate_line(certificate))
+        if options.to == "web" and certificate.accepted:
+            print(f"\nTo try it: python -m http.server -b 127.0.0.1 -d {exported.files[0]}, and open http://127.0.0.1:8000")
     for reason in certificate.refused:
         print(f"kawara: {certificate.file} is refused: {reason}.", file=sys.stderr)
     return 0 if certificate.accepted else 3
