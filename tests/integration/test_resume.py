@@ -1,39 +1,98 @@
-"""A run that is interrupted and resumed ends with the same bits as one that was not."""
+"""Nothing is lost: a run that is killed, at whatever moment and however often, ends with the same bits if the same command is given again."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
+import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import safetensors.torch
+import torch
+from PIL import Image
 
-COMMON = ["digits", "--model", "vit_femto_conv_2", "--recipe", "small", "--set", "threads=1", "--set", "average_decay=0.9"]
-COMMON += ["--set", "model.stochastic_depth=0.1", "--set", "task.mix.mixup=0.2", "--set", "augment.erasing=0.2"]
-STEPS = 60
+import kawara as kawara_package
+from kawara.data.preprocessing import Preprocessing
+from kawara.models import create_model
+from kawara.weights import ModelCard, save_model
 
+pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
-def kawara(*arguments: str, wait: bool = True) -> subprocess.Popen[str]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "kawara", *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )
-    if wait:
-        process.wait(timeout=240)
-    return process
+STEPS = 30
+TRAIN = ["--model", "vit_femto_4", "--recipe", "small", "--image-size", "8", "--steps", str(STEPS), "--set", "batch_size=8"]
+TRAIN += ["--set", "threads=1", "--set", "average_decay=0.9", "--set", "model.stochastic_depth=0.1", "--set", "task.mix.mixup=0.2"]
+KILL = [signal.SIGKILL]
 
 
-def train(out: Path, *more: str, wait: bool = True) -> subprocess.Popen[str]:
-    return kawara("train", *COMMON, "--steps", str(STEPS), "--out", str(out), "--json", *more, wait=wait)
+def make_photos(folder: Path) -> Path:
+    """Write noisy pictures of three tints, a folder each."""
+    draw = np.random.default_rng(0)
+    for channel, name in enumerate(("red", "green", "blue")):
+        (folder / name).mkdir(parents=True)
+        for number in range(20):
+            pixels = draw.integers(0, 200, (9, 8, 3))
+            pixels[..., channel] += 30
+            Image.fromarray(pixels.astype(np.uint8)).save(folder / name / f"{number}.png")
+    return folder
+
+
+class Kawara:
+    """Commands in forks of one process that has imported everything: see fork_server.py."""
+
+    def __init__(self, cwd: Path):
+        package = str(Path(kawara_package.__file__).parents[1])
+        environment = os.environ | {"OMP_NUM_THREADS": "1", "KAWARA_CACHE": str(cwd / "cache"), "PYTHONPATH": package}
+        self.cwd, self.output = cwd, cwd / "output.txt"
+        warm_up = ["train", str(make_photos(cwd / "photos")), *TRAIN, "--out", "warm-up", "--set", "model.dropout=0.1"]
+        self.server = subprocess.Popen(
+            [sys.executable, str(Path(__file__).with_name("fork_server.py")), *warm_up],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, cwd=cwd, env=environment,
+        )  # fmt: skip
+
+    def __call__(self, *arguments: object, stop: dict[str, Any] | None = None, kill_after: float | None = None) -> tuple[int, str]:
+        """Return exit status and all output of one command, killed after some seconds or at a point of its work."""
+        assert self.server.stdin is not None
+        assert self.server.stdout is not None
+        self.output.write_text("")
+        command = {"arguments": list(map(str, arguments)), "output": str(self.output), "stop": stop}
+        self.server.stdin.write(json.dumps(command) + "\n")
+        self.server.stdin.flush()
+        process = int(self.server.stdout.readline())
+        timer = threading.Timer(kill_after, os.kill, (process, signal.SIGKILL)) if kill_after is not None else None
+        if timer is not None:
+            timer.start()
+        status = int(self.server.stdout.readline())
+        if timer is not None:
+            timer.cancel()
+        return status, self.output.read_text()
+
+    def killed(self, *arguments: object, at: str, count: int = 1, half: bool = False) -> None:
+        status, output = self(*arguments, stop={"at": at, "count": count, "half": half, "signals": KILL})
+        assert status == -signal.SIGKILL, f"{at} was never reached\n{output}"
+
+    def finished(self, *arguments: object) -> str:
+        status, output = self(*arguments)
+        assert status == 0, output
+        return output
+
+
+@pytest.fixture(scope="module")
+def kawara(tmp_path_factory) -> Iterator[Kawara]:
+    running = Kawara(tmp_path_factory.mktemp("work"))
+    yield running
+    assert running.server.stdin is not None
+    running.server.stdin.close()
+    running.server.wait(timeout=30)
 
 
 def weights_hash(folder: Path) -> str:
@@ -43,63 +102,74 @@ def weights_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def kill_after_first_checkpoint(process: subprocess.Popen[str], folder: Path, number: signal.Signals) -> None:
-    deadline = time.monotonic() + 120
-    while not (folder / "checkpoints" / "last.safetensors").exists():
-        assert process.poll() is None, process.communicate()[1]
-        assert time.monotonic() < deadline, "no checkpoint was written"
-        time.sleep(0.005)
-    process.send_signal(number)
-    process.wait(timeout=60)
+def history(folder: Path) -> list[tuple[str, int]]:
+    """Return the steps of all validations and of the end, as the journal has them; every line must be whole."""
+    records = [json.loads(line) for line in (folder / "journal.jsonl").read_text().splitlines()]
+    return [(record["event"], record["step"]) for record in records if record["event"] != "train"]
+
+
+def files_in(folder: Path) -> set[str]:
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+
+
+class Whole:
+    """The run that nobody disturbed."""
+
+    def __init__(self, folder: Path, seconds: float):
+        self.folder, self.seconds, self.hash, self.history = folder, seconds, weights_hash(folder), history(folder)
+
+    def is_equalled_by(self, folder: Path) -> None:
+        assert weights_hash(folder) == self.hash
+        assert history(folder) == self.history
+        assert files_in(folder) == files_in(self.folder)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(tmp_path_factory) -> Path:
-    folder = tmp_path_factory.mktemp("runs") / "whole"
-    process = train(folder)
-    assert process.returncode == 0, process.communicate()[1]
-    return folder
+def whole(kawara) -> Whole:
+    started = time.monotonic()
+    kawara.finished("train", "photos", *TRAIN, "--out", "whole")
+    return Whole(kawara.cwd / "whole", time.monotonic() - started)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_goes_on_to_the_same_bits(uninterrupted, tmp_path, number):
-    folder = tmp_path / "killed"
-    process = train(folder, wait=False)
-    kill_after_first_checkpoint(process, folder, number)
-    assert not (folder / "model.safetensors").exists(), "the run was over before it could be killed"
-    if number is signal.SIGINT:
-        assert process.returncode == 130
-        assert "--resume" in process.communicate()[1]
-    resumed = train(folder, "--resume")
-    assert resumed.returncode == 0, resumed.communicate()[1]
-    assert weights_hash(folder) == weights_hash(uninterrupted)
-    records = map(json.loads, (folder / "journal.jsonl").read_text().splitlines())
-    steps = [record["step"] for record in records if record["event"] == "validation"]
-    assert steps == sorted(set(steps))
-    assert steps[-1] == STEPS
+def test_the_journal_of_an_undisturbed_run(whole):
+    assert whole.history == [*(("validation", step) for step in range(3, 31, 3)), ("finished", STEPS)]
 
 
-def test_the_seed_decides_and_the_number_of_workers_does_not(uninterrupted, tmp_path):
-    assert train(tmp_path / "workers", "--set", "workers=3").returncode == 0
-    assert weights_hash(tmp_path / "workers") == weights_hash(uninterrupted)
-    assert train(tmp_path / "seed", "--seed", "1").returncode == 0
-    assert weights_hash(tmp_path / "seed") != weights_hash(uninterrupted)
+def test_twenty_kills_at_random_moments_leave_the_same_bits(kawara, whole):
+    """Half of the kills follow the clock, half strike at a random event or half-way through what is being written."""
+    draw = random.Random(0)
+    command = ["train", "photos", *TRAIN, "--out", "often-killed"]
+    kills = 0
+    while kills < 20:
+        if kills % 2:
+            status, output = kawara(*command, kill_after=draw.uniform(0.1, 1.0) * whole.seconds / 4)
+        else:
+            stop = {"at": "any", "count": draw.randint(1, 9), "half": draw.random() < 0.5, "signals": KILL}
+            status, output = kawara(*command, stop=stop)
+        if status != -signal.SIGKILL:
+            assert status == 0, output
+            break
+        kills += 1
+    if status:
+        kawara.finished(*command)
+    assert kills >= 12
+    whole.is_equalled_by(kawara.cwd / "often-killed")
 
 
-def test_a_finished_run_is_not_resumed(uninterrupted):
-    process = train(uninterrupted, "--resume")
-    out, err = process.communicate()
-    assert process.returncode == 2
-    assert "finished" in err
-    assert json.loads(out)["error"] == "RunFolderError"
+PHASES = [
+    ("decoding", 30), ("environment.json", 1), ("inputs.json", 1), ("config.yaml", 1), ("journal: train", 1), ("validation", 1),
+    ("journal: validation", 1), ("best.safetensors", 1), ("last.safetensors", 1), ("journal: train", 3), ("best.safetensors", 2),
+    ("last.safetensors", 2), ("validation", 5), ("journal: validation", 4), ("last.safetensors", 5), ("evaluation", 1),
+    ("model.safetensors", 1), ("curves.png", 1), ("report.html", 1), ("journal: finished", 1), ("metrics.json", 1),
+]  # fmt: skip
 
 
-def test_a_damaged_checkpoint_is_named(uninterrupted, tmp_path):
-    folder = tmp_path / "damaged"
-    process = train(folder, wait=False)
-    kill_after_first_checkpoint(process, folder, signal.SIGKILL)
-    last = folder / "checkpoints" / "last.safetensors"
-    last.write_bytes(last.read_bytes()[:1000])
-    resumed = train(folder, "--resume")
-    assert resumed.returncode == 2
-    assert "last.safetensors is damaged" in resumed.communicate()[1]
+def test_a_kill_in_each_phase_leaves_the_same_bits(kawara, whole, monkeypatch):
+    """One run goes through them all; what a kill leaves half-written is there when the next begins."""
+    command = ["train", "photos", *TRAIN, "--out", "phases"]
+    for path in (kawara.cwd / "cache").glob("*"):
+        path.unlink()
+    for number, (phase, count) in enumerate(PHASES):
+        kawara.killed(*command, at=phase, count=count, half=number % 2 == 0)
+    kawara.finished(*command)
+    whole.is_equalled_by(kawara.cwd / "phases")

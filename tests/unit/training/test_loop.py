@@ -32,7 +32,7 @@ def make_loop(tmp_path, task=None, **settings) -> Loop:
     labels = (images_u8.float().mean(dim=(1, 2, 3)) > 127).long().numpy()
     split = ImageSplit("train", TensorStore(images_u8), labels, [f"image-{i}.png" for i in range(64)], np.zeros((64, 32), np.uint8))
     augmentation = Augmentation(AugmentConfig(crop="none", flip=0.0), PREPROCESSING, 0)
-    folder = RunFolder.unused(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.make()
     return Loop(
         create_model("vit_femto_4", num_classes=2, image_size=8, channels=1),
