@@ -1,10 +1,11 @@
 """Run `kawara` many times without starting Python and torch each time: every command gets a fork of this process, which may be told to die.
 
 `fork_server.py COMMAND …` first runs that command itself, so that all is imported that it imports.
-One JSON object a line on stdin: {"arguments": […], "output": FILE, "stop": null | {"at": NAME, "count": N, "half": bool, "signals": […]}}.
-The answer, one line: the child's number; when it has ended, one more: its exit status, negative for a signal.
+One JSON object a line on stdin: {"arguments": […], "output": FILE, "stop": null | {"at": NAME, "count": N, …}}.
+The answer is one line, when the child has ended: its exit status, negative for a signal.
 
-A child stops at the N-th call of a function: before it, or half-way through what it was about to write.
+A child gets its signals at the N-th call of a function: before it, or "half"-way through what it was about to write. With a "delay" it
+dies that many seconds of computing later, wherever it is then; SIGPROF, of which nothing knows, ends it as SIGKILL does.
 """
 
 from __future__ import annotations
@@ -14,12 +15,12 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
-import kawara.terminal  # noqa: F401  what is imported here is imported once
+import kawara.terminal
 import kawara.verbs.training
 from kawara import files
 from kawara.cli import main
@@ -29,7 +30,7 @@ from kawara.training.journal import Journal
 torch.set_num_threads(1)  # threads would not survive the fork
 
 
-def stop_at(at: str, count: int, half: bool, signals: list[int]) -> None:
+def stop_at(at: str, count: int, half: bool = False, delay: float = 0.0, signals: Sequence[int] = (signal.SIGKILL,)) -> None:
     """Let this process send itself `signals` at the `count`-th event called `at`; "any" is any of them."""
     seen = 0
 
@@ -39,6 +40,9 @@ def stop_at(at: str, count: int, half: bool, signals: list[int]) -> None:
             return
         seen += 1
         if seen == count:
+            if delay:
+                signal.setitimer(signal.ITIMER_PROF, delay)
+                return
             if half:
                 halve()
             for number in signals:
@@ -62,7 +66,9 @@ def stop_at(at: str, count: int, half: bool, signals: list[int]) -> None:
         file._file.write(b"half")
         file._file.flush()
 
-    before(files.os, "replace", lambda _, path: os.path.basename(path), lambda partial, _: os.truncate(partial, os.path.getsize(partial) // 2))
+    before(
+        files.os, "replace", lambda _, path: os.path.basename(path), lambda partial, _: os.truncate(partial, os.path.getsize(partial) // 2)
+    )
     before(files, "_to_disk", lambda folder: "after a file")
     before(Journal, "write", lambda journal, what, *_: f"journal: {what}", halve_journal)
     before(NewPixelFile, "append", lambda *_: "decoding", halve_pixels)
@@ -106,5 +112,4 @@ if __name__ == "__main__":
         if process == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
             child(json.loads(line))
-        print(process, flush=True)
         print(os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]), flush=True)

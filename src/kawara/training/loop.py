@@ -163,13 +163,13 @@ class Loop:
                     self._flush(share)
                 if save_due:
                     self.progress.training_seconds += time.monotonic() - resumed_at
-                if validation_due and not self._stop_requested:
+                if validation_due and not self._stop_requested:  # a stopped run makes up for it when it goes on
                     self._validate(share)
                 if save_due:
                     self._save()
                     saved_at = resumed_at = time.monotonic()
-                if over:
-                    break
+                    if over or self._stop_requested:
+                        break
         images = self.progress.step * self.config.batch_size * self.config.accumulate
         return FitResult(
             state=self.average.state if self.average else self.model.state_dict(),

@@ -16,6 +16,7 @@ from kawara.data.preprocessing import Preprocessing
 from kawara.data.sources import load_data
 from kawara.data.stores import DecodingStore, MappedStore, TensorStore
 from kawara.data.synthetic import encode, make_image_folder, shape_image
+from kawara.files import held
 
 SMALL = Preprocessing((32, 32), crop_fraction=1.0)
 PHOTOS = Preprocessing((48, 48), crop_fraction=0.75)
@@ -260,14 +261,6 @@ def test_a_cut_file_is_not_believed(folder, cache):
         again = load_data(folder, SMALL, cache_dir=cache)
         assert again.fingerprint == whole.fingerprint
         assert (cache / name).read_bytes() == content
-
-
-def test_two_builders_at_once_leave_one_whole_file(folder, cache):
-    with ThreadPoolExecutor(2) as pool:
-        first, second = pool.map(lambda _: load_data(folder, SMALL, cache_dir=cache, workers=1), range(2))
-    assert first.fingerprint == second.fingerprint
-    (name,) = files_in(cache)
-    assert read_index(cache / name) is not None
 
 
 def test_the_environment_names_the_folder(folder, tmp_path, monkeypatch):
