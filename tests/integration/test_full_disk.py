@@ -90,10 +90,10 @@ def test_every_kind_of_file_fails_in_a_clear_way(tmp_path):
 
 @pytest.fixture
 def small_disk(tmp_path):
-    """A disk of 3 MB."""
+    """A disk of 4 MB."""
     place = tmp_path / "disk"
     place.mkdir()
-    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", place], capture_output=True).returncode:
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", place], capture_output=True).returncode:
         pytest.skip("may not mount a small disk here")
     yield place
     subprocess.run(["umount", place], check=True)

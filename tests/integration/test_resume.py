@@ -214,7 +214,7 @@ def test_what_is_there_decides_what_the_command_does(kawara, whole):
     command = ["train", "photos", *TRAIN]
     status, output = kawara(*command, "--out", "whole")
     assert status == 2
-    assert "The run in whole is finished." in output
+    assert "whole exists already; its run is finished." in output
     kawara.killed(*command, at="last.safetensors", count=2)
     kawara.killed(*command, "--seed", 7, at="config.yaml")
     said = interrupted(kawara, *command, at="journal: train")
@@ -321,6 +321,7 @@ def test_an_ablation_goes_on(kawara):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_twenty_kills_of_the_command_itself(tmp_path):
     """The same with `python -m kawara` and the clock alone."""
     draw = random.Random(1)

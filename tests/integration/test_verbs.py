@@ -181,7 +181,7 @@ def test_models_and_recipes_are_listed_and_shown(capsys):
         (["train", "{tmp}/empty"], ["empty"]),
         (["train", "{photos}", "--device", "cuda:7" if not torch.cuda.is_available() else "tpu"], ["cpu"]),
         (["train", "{photos}", "--out", "{run}"], ["exists"]),
-        (["train", "{photos}", "--resume", "--out", "{tmp}/none"], ["no run to resume"]),
+        (["train", "{photos}", "--resume", "--out", "{photos}"], ["no run to resume"]),
         (["evaluate", "{tmp}/none.safetensors", "{photos}"], ["none.safetensors"]),
         (["evaluate", "{tmp}/broken.safetensors", "{photos}"], ["broken.safetensors"]),
         (["predict", "{run}/model.safetensors", "{tmp}/nothing/*.jpg"], ["nothing"]),

@@ -128,8 +128,10 @@ def _run_folder(out: Path, contender: Contender, seed: int) -> RunFolder:
 def _train(contender: Contender, seed: int, folder: RunFolder, reporter: Reporter) -> bool:
     """Make sure that the run is finished; False where it was interrupted."""
     request = dataclasses.replace(contender.request, seed=seed, out=str(folder.path))
+    if folder.state in ("unfinished", "finished"):
+        remedy = f"--out {next_free(folder.path.parents[1])}, or the options of the first time"
+        refuse_other_settings(folder, read_config(folder), resolve(request, Reporter(quiet=True)), remedy)
     if folder.state == "finished":
-        refuse_other_settings(folder, read_config(folder), resolve(request, Reporter(quiet=True)))
         reporter.say(f"finished already: {folder.path}")
         return True
     return not run_training(request, reporter).interrupted

@@ -43,6 +43,8 @@ def digests(plan: Plan) -> Digests:
 def find(request: TrainRequest) -> RunFolder | None:
     """Return the folder that a request names: --out, or with --resume the latest run of the data; None for a new one.
 
+    There need be no run in it yet, with --resume either: one that was killed at its very start has left nothing.
+
     Raises RunFolderError where the run there is finished, or where there is something else.
     """
     if request.out is not None:
@@ -56,7 +58,7 @@ def find(request: TrainRequest) -> RunFolder | None:
             shutil.rmtree(folder.path)
     if folder.state == "finished":
         raise RunFolderError(
-            f"The run in {folder.path} is finished.",
+            f"{folder.path} exists already; its run is finished.",
             remedy=f"kawara predict {folder.model} IMAGES, or --out {next_free(folder.path)} to train anew",
         )
     if folder.state == "other":

@@ -107,7 +107,7 @@ def read_config(folder: RunFolder) -> RunConfig:
     return from_dict(RunConfig, read_file(folder.config), where=str(folder.config))
 
 
-def refuse_other_settings(folder: RunFolder, earlier: RunConfig, asked: RunConfig) -> None:
+def refuse_other_settings(folder: RunFolder, earlier: RunConfig, asked: RunConfig, remedy: str | None = None) -> None:
     """Raise RunFolderError, naming the first differences, where the run in `folder` began with other settings than `asked`."""
     there, here = _flat(to_dict(earlier)), _flat(to_dict(asked))
     differing = [path for path in here if there.get(path) != here[path] and path not in WITHOUT_EFFECT]
@@ -117,7 +117,8 @@ def refuse_other_settings(folder: RunFolder, earlier: RunConfig, asked: RunConfi
         raise RunFolderError(
             f"The run in {folder.path} began with other settings.",
             got="; ".join(shown) + more,
-            remedy=f"the settings of the first time, --resume to go on with those, or another --out, such as {next_free(folder.path)}",
+            remedy=remedy
+            or f"the settings of the first time, --resume to go on with those, or another --out, such as {next_free(folder.path)}",
         )
 
 

@@ -131,6 +131,8 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
         goes_on = folder is not None and folder.state == "unfinished"
         plan = make_plan(request, reporter, folder if goes_on else None)
         with continuing.claimed(folder, request) as folder:
+            if request.resume and not goes_on:
+                reporter.say(f"There is no run to go on with yet: one begins in {folder.path}.")
             return _run(request, plan, folder, goes_on, reporter, started_at)
     except KeyboardInterrupt:
         reporter.say(continuing.how_to_go_on(request, folder))
