@@ -93,7 +93,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tenso
         parameter_name, key = name.rsplit(".", 1)
         parameter = parameters[parameter_name]
         on = parameter.device if tensor.shape == parameter.shape or key == "step" else tensor.device
-        optimizer.state[parameter][key] = tensor.to(on)
+        # Copied: what was read is a map of the file, whose space would stay taken when the next checkpoint replaces it.
+        optimizer.state[parameter][key] = tensor.to(on, copy=True)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
