@@ -81,8 +81,9 @@ def _partial(path: Path) -> Path:
 
 
 def _complete(file: Path, mode: int) -> None:
-    """Bring a file to the disk; with the permissions that files here have, whatever its writer gave it (safetensors: to the owner only)."""
-    os.chmod(file, mode)
+    """Bring a file to the disk, with the permissions that files here have: safetensors lets only the owner read what it writes."""
+    with contextlib.suppress(OSError):  # a file system without permissions
+        os.chmod(file, mode)
     with open(file, "rb+") as opened:
         os.fsync(opened.fileno())
 

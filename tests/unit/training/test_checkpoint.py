@@ -156,3 +156,11 @@ def test_run_folders_are_numbered(tmp_path):
     assert next_free(tmp_path / "photos-0").name == "photos-3"
     assert [path.name for path in numbered(tmp_path, "photos")] == ["photos-1", "photos-2", "photos-10"]
     assert numbered(tmp_path / "none", "photos") == []
+
+
+def test_a_model_file_can_be_read_by_whom_files_here_can_be(tmp_path):
+    """safetensors would let only its owner read it."""
+    (tmp_path / "plain").write_text("x")
+    model, optimizers, average = parts("adamw")
+    save_checkpoint(tmp_path / "last.safetensors", model, optimizers, average, {"step": 0})
+    assert (tmp_path / "last.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode
