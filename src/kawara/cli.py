@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
 import json
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 STARTED_AT = time.monotonic()
@@ -83,7 +88,7 @@ def build_parser() -> _Parser:
     train.add_argument("--image-size", type=int, metavar="PX", help="side of the square that the model sees")
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/<data>-<number>)")
     train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
-    train.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out (default: the latest)")
+    train.add_argument("--resume", action="store_true", help="go on with the settings of an interrupted run in --out (default: the latest)")
     train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
     train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
@@ -236,7 +241,7 @@ examples:
   kawara train photos/ --pretrained hub:facebook/dinov2-small --freeze backbone    only a new head, in seconds
   kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
   kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
-  kawara train photos/ --out runs/photos-1 --resume      after an interruption
+  kawara train photos/ --resume                          after an interruption; with --out the same command goes on by itself
 
 A folder may hold train/, val/ and test/, or just one sub-folder a class: then kawara holds out images by their content,
 so that the parts never move.
@@ -366,10 +371,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        from kawara import terminal
+        with _terminated_as_by_ctrl_c():
+            from kawara import terminal
 
-        return terminal.run(options, started_at=STARTED_AT if arguments is None else time.monotonic())
+            return terminal.run(options, started_at=STARTED_AT if arguments is None else time.monotonic())
     except KeyboardInterrupt:
+        if options.json:
+            print(json.dumps({"error": "Interrupted", "message": "stopped by Ctrl-C or SIGTERM; stderr says how to go on"}))
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -377,12 +385,33 @@ def main(arguments: list[str] | None = None) -> int:
     except KawaraError as error:
         return _fail(options, error, error.exit_code)
     except Exception as error:
-        if _names_no_space(error):
-            return _fail(options, UserError("No space is left on the disk.", got=error, remedy="free some, then use --resume"), 2)
         import traceback
 
+        from kawara.files import os_error_in
+
+        found = os_error_in(error)
+        if found is not None and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(options, UserError("No space is left on the disk.", got=error, remedy="free some, then the same command again"), 2)
         traceback.print_exc()
         return _fail(options, error, 1)
+
+
+@contextlib.contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (kill, a batch system, a shutdown) end the verb as Ctrl-C does: what is half-written is cleared away."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: signals belong to somebody else
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
@@ -392,12 +421,6 @@ def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
         report: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
         print(json.dumps(report, ensure_ascii=False))
     return code
-
-
-def _names_no_space(error: BaseException) -> bool:
-    import errno
-
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 if __name__ == "__main__":

@@ -18,9 +18,9 @@ from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.verbs.answering import answer
 from kawara.verbs.comparison import SEEDS, side_record
-from kawara.verbs.contenders import Contender, earlier_choices, keep_choices, out_folder, resolved, seeds_of, train_contenders
+from kawara.verbs.contenders import Contender, at_work, earlier_choices, keep_choices, out_folder, resolved, seeds_of, train_contenders
+from kawara.verbs.continuing import stem_of
 from kawara.verbs.planning import TrainRequest
-from kawara.verbs.training import stem_of
 
 RECORD, REPORT = "ablation.json", "report.html"
 _COMPLETE = "complete recipe"
@@ -69,6 +69,11 @@ def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
     """
     seeds = seeds_of(request.seeds)
     out = out_folder(request.out, f"ablate-{stem_of(request.data)}")
+    with at_work(out, reporter):
+        return _ablate(request, seeds, out, reporter)
+
+
+def _ablate(request: AblateRequest, seeds: Sequence[int], out: Path, reporter: Reporter) -> Ablation | None:
     asked = TrainRequest(
         request.data, model=request.model, recipe=request.recipe, length=request.length, image_size=request.image_size,
         device=request.device, settings=request.settings,
