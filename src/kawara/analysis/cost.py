@@ -18,15 +18,13 @@ Axes: C channels, P patch side, k kernel side, h w patch grid, N tokens with pre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kawara.analysis.evaluation_mode import evaluating
+from kawara.layers.attention import explicit_attention
 from kawara.layers.bit_resnet import EXPANSION, resnet_stride
 from kawara.models import ImageModel, ViTConfig
 
@@ -56,7 +54,7 @@ def count_macs(model: ImageModel, image_size: tuple[int, int] | None = None) -> 
     parameter = next(model.parameters())
     image = torch.zeros(1, model.config.channels, height, width, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), evaluating(model), _explicit_attention(model), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), evaluating(model), explicit_attention(model), sdpa_kernel(SDPBackend.MATH), counter:
         model.apply_heads(model.features(image))  # every token in every block, as the papers count
     return counter.get_total_flops() // 2
 
@@ -100,15 +98,3 @@ def _resnet_macs(config: ViTConfig, image_size: tuple[int, int]) -> int:
             channels = EXPANSION * hidden
     patch = config.patch_size // resnet_stride(config.resnet_blocks)
     return macs + cells // patch**2 * channels * patch**2 * config.width
-
-
-@contextmanager
-def _explicit_attention(model: nn.Module) -> Iterator[None]:
-    fused = {module: module.fused for module in model.modules() if hasattr(module, "fused")}
-    for module in fused:
-        module.fused = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module, was_fused in fused.items():
-            module.fused = was_fused  # type: ignore[assignment]
