@@ -104,6 +104,7 @@ def build_parser() -> _Parser:
         "--neighbours", type=int, metavar="K", help="for knn: how many vote (default 20; 10, 100 and 200 are shown beside it)"
     )
     evaluate.add_argument("--seed", type=int, metavar="N", help="for fewshot: of the draws of the images (default 0)")
+    evaluate.add_argument("--merge", type=int, metavar="R", help="merge R tokens in each block of a ViT first: what would it cost?")
     evaluate.add_argument("--device", metavar="NAME")
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
 
@@ -170,6 +171,10 @@ def build_parser() -> _Parser:
     export.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="fp16: weights in half precision, half the size")
     export.add_argument("--data", metavar="DATA", help="labelled images, as for evaluate, on which accuracy is compared with torch")
     export.add_argument("--max-drop", type=float, default=0.5, metavar="N", help="points of top-1 accuracy that may be lost (default 0.5)")
+
+    export.add_argument(
+        "--merge", metavar="R|auto", help="merge R tokens in each block of a ViT, which is faster; auto: as many as --max-drop allows"
+    )
 
     models = verb("models", "list the models, or show one")
     models.add_argument("name", nargs="?", metavar="NAME")
@@ -282,6 +287,7 @@ EXPORT_EPILOG = """\
 examples:
   kawara export runs/photos-1/model.safetensors --data photos/                   model.onnx, compared with torch on the test images
   kawara export runs/photos-1/model.safetensors --to openvino --precision fp16   model.xml and model.bin, half the size
+  kawara export runs/photos-1/model.safetensors --merge auto --data photos/      a faster ViT: tokens that are alike become one
   kawara predict runs/photos-1/model.onnx new/*.jpg                              as with the model file
 
 The graph takes raw uint8 images (batch, height, width, channels) of any size and gives probabilities: resize, crop and colours are inside.

@@ -83,6 +83,7 @@ def _evaluate(options: argparse.Namespace, started_at: float) -> int:
             shots=options.shots,
             neighbours=options.neighbours,
             seed=options.seed,
+            merge=options.merge,
             device=options.device,
             batch_size=options.batch_size,
             reporter=reporter,
@@ -314,6 +315,7 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             precision=options.precision,
             data=options.data,
             max_drop=options.max_drop,
+            merge=options.merge,
             reporter=reporter,
         )
     certificate = exported.certificate

@@ -50,6 +50,9 @@ class Certificate:
     refused: list[str]
     """Why it is refused; empty for an export that may be used."""
     environment: dict[str, Any] = field(default_factory=dict)
+    merging: dict[str, Any] | None = None
+    """Of an export that merges tokens: `r`, and how it was chosen. It is compared in numbers with torch merging as well, in accuracy and
+    latency with torch as the model was given; None for others."""
 
     @property
     def accepted(self) -> bool:
@@ -69,14 +72,23 @@ class Comparison:
     exported: npt.NDArray[np.float32]
     labels: npt.NDArray[np.int64] | None
     keys: list[str]
+    original: npt.NDArray[np.float32] | None = None
+    """(n, K), of torch before what the reference changed of purpose; None where that is nothing."""
 
 
 def compare(
-    images: Iterator[Image], labels: npt.NDArray[np.int64] | None, keys: list[str], reference: Answer, exported: Answer
+    images: Iterator[Image],
+    labels: npt.NDArray[np.int64] | None,
+    keys: list[str],
+    reference: Answer,
+    exported: Answer,
+    original: Answer | None = None,
 ) -> Comparison:
-    """Ask both about every image, one by one."""
-    answers = [(reference(image), exported(image)) for image in images]
-    return Comparison(np.stack([pair[0] for pair in answers]), np.stack([pair[1] for pair in answers]), labels, keys)
+    """Ask both about every image, one by one, and `original` where there is one."""
+    asked = [reference, exported] if original is None else [reference, exported, original]
+    answers = [[answer(image) for answer in asked] for image in images]
+    of_reference, of_export, *of_original = (np.stack(column) for column in zip(*answers))
+    return Comparison(of_reference, of_export, labels, keys, of_original[0] if of_original else None)
 
 
 def judge(comparison: Comparison, *, precision: str, max_drop: float) -> dict[str, Any]:
@@ -90,7 +102,8 @@ def judge(comparison: Comparison, *, precision: str, max_drop: float) -> dict[st
         refused.append(f"a probability differs by {differences[worst]:.1e} from torch; {MAX_DIFFERENCE:.0e} is allowed")
     accuracy: dict[str, Any] | None = None
     if labels is not None:
-        right = {name: answers.argmax(axis=1) == labels for name, answers in (("torch", reference), ("export", exported))}
+        before = reference if comparison.original is None else comparison.original
+        right = {name: answers.argmax(axis=1) == labels for name, answers in (("torch", before), ("export", exported))}
         accuracy = {name: {"top1": float(r.mean()), "top1_ci95": accuracy_interval(r)} for name, r in right.items()}
         drop = 100 * (int(right["torch"].sum()) - int(right["export"].sum())) / len(labels)  # counted, so that 0.5 is 0.5
         accuracy["drop_points"] = drop

@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -56,7 +55,8 @@ class Matching(NamedTuple):
 def match_tokens(metric: Tensor, r: int, num_prefix: int) -> Matching:
     """Find the r pairs of (B, N, E) that are most alike, the first `num_prefix` tokens left out. r as `num_merged` allows."""
     num_tokens = metric.shape[1]
-    metric = F.normalize(metric.detach(), dim=-1)
+    metric = metric.detach()
+    metric = metric / metric.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     # Even and odd numbers behind the prefix.
     a, b = num_prefix + num_prefix % 2, num_prefix + 1 - num_prefix % 2
     likeness, partner = (metric[:, a::2] @ metric[:, b::2].transpose(-2, -1)).max(dim=-1)
@@ -69,11 +69,12 @@ def match_tokens(metric: Tensor, r: int, num_prefix: int) -> Matching:
 
 def merge_tokens(tokens: Tensor, size: Tensor, matching: Matching) -> tuple[Tensor, Tensor]:
     """Average (B, N, D) tokens by their sizes (B, N, 1), as matched: (B, N − r, D) and (B, N − r, 1)."""
-    weighted = torch.cat([tokens * size, size], dim=-1)
-    into = matching.into.unsqueeze(-1).expand(-1, -1, weighted.shape[-1])
-    total = _rows(weighted, matching.kept).scatter_add(1, into, _rows(weighted, matching.merged))
-    size = total[..., -1:]
-    return total[..., :-1] / size, size
+    kept, merged = _rows(tokens, matching.kept), _rows(tokens, matching.merged)
+    moved = _rows(size, matching.merged)
+    size = _add_to_rows(_rows(size, matching.kept), matching.into, moved)
+    # x_b + Σ s_a/s_b (x_a − x_b) with the new s_b: the same average, but only the few rows that change are computed.
+    share = moved / _rows(size, matching.into)
+    return _add_to_rows(kept, matching.into, share * (merged - _rows(kept, matching.into))), size
 
 
 class Merging:
@@ -128,7 +129,16 @@ class Merging:
 
 def _rows(tokens: Tensor, index: Tensor) -> Tensor:
     """Return tokens[i, index[i]] for (B, N, D) and (B, n): (B, n, D)."""
-    # Whole rows of the flattened batch: one copy of D numbers each, where gather looks up every number by itself.
-    num_images, num_tokens, _ = tokens.shape
-    rows = index + num_tokens * torch.arange(num_images, device=index.device).unsqueeze(1)
-    return tokens.flatten(0, 1).index_select(0, rows.flatten()).unflatten(0, (num_images, index.shape[1]))
+    return tokens.flatten(0, 1).index_select(0, _flat(index, tokens)).unflatten(0, index.shape)
+
+
+def _add_to_rows(tokens: Tensor, index: Tensor, summands: Tensor) -> Tensor:
+    """Add summands[i, j] to tokens[i, index[i, j]], for (B, N, D), (B, n) and (B, n, D); the same row may occur several times."""
+    rows = tokens.flatten(0, 1).index_put((_flat(index, tokens),), summands.flatten(0, 1), accumulate=True)
+    return rows.unflatten(0, tokens.shape[:2])
+
+
+def _flat(index: Tensor, tokens: Tensor) -> Tensor:
+    """Number the rows of the whole batch: then D numbers are moved at once, where gather and scatter look up every number by itself."""
+    num_images, num_tokens = tokens.shape[:2]
+    return (index + num_tokens * torch.arange(num_images, device=index.device).unsqueeze(1)).flatten()

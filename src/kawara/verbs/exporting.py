@@ -24,6 +24,7 @@ from kawara.predict import Predictor
 from kawara.runtime import environment, threads
 from kawara.training.progress import Reporter
 from kawara.verbs.evaluation import labelled_parts
+from kawara.verbs.merging import merged
 from kawara.weights import ModelCard, open_model
 
 _THREADS = 1
@@ -51,6 +52,7 @@ def export(
     precision: str = "fp32",
     data: str | Path | None = None,
     max_drop: float = 0.5,
+    merge: int | str | None = None,
     reporter: Reporter | None = None,
 ) -> Export:
     """Write a model with its whole preprocessing for another run time, and compare it with torch.
@@ -62,6 +64,7 @@ def export(
         precision: "fp32", or "fp16": weights in half precision, computed in float32.
         data: labelled images, as for `evaluate`; without them no accuracy is certified.
         max_drop: how many points of top-1 accuracy it may lose.
+        merge: how many tokens each block merges, or "auto": as many as `max_drop` allows. None leaves it as the model has it.
 
     Raises:
         RunFolderError: there is something at the target, or it cannot be written.
@@ -81,6 +84,9 @@ def export(
     predictor = Predictor(network, card)
     predictor.require_classes()
     shown = _labelled(data, card, reporter) if data is not None else _noise(card, reporter)
+    merging = merged(predictor, merge, data=data, max_drop=max_drop, precision=precision, reporter=reporter)
+    served = predictor if merging is None else merging.predictor
+    network, card = served.model, served.card
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     except OSError as error:
@@ -104,7 +110,7 @@ def export(
         with threads(_THREADS):
             session: Session = ProgramSession(program.module()) if target == "torch" else open_exported(made, _THREADS)[0]
             written = sorted(folder.iterdir())
-            found = _certify(predictor, session, shown, half, max_drop, reporter)
+            found = _certify(predictor, served, session, shown, half, max_drop, reporter)
         del session  # it may hold the files open
         certificate = Certificate(
             file=path.name,
@@ -113,6 +119,7 @@ def export(
             num_bytes=sum(file.stat().st_size for file in written),
             images=shown.what,
             environment=environment(),
+            merging=None if merging is None else merging.record,
             **found,
         )
         ending = "" if certificate.accepted else ".rejected"
@@ -161,9 +168,14 @@ def _noise(card: ModelCard, reporter: Reporter) -> _Shown:
     )
 
 
-def _certify(predictor: Predictor, session: Session, shown: _Shown, precision: str, max_drop: float, reporter: Reporter) -> dict[str, Any]:
-    def reference(image: np.ndarray) -> np.ndarray:
+def _certify(
+    predictor: Predictor, served: Predictor, session: Session, shown: _Shown, precision: str, max_drop: float, reporter: Reporter
+) -> dict[str, Any]:
+    def original(image: np.ndarray) -> np.ndarray:
         return predictor.probabilities(predictor.card.preprocessing.place(image)[None])[0].numpy()
+
+    def reference(image: np.ndarray) -> np.ndarray:
+        return served.probabilities(served.card.preprocessing.place(image)[None])[0].numpy()
 
     def exported(image: np.ndarray) -> np.ndarray:
         return session(image[None])[0]
@@ -173,8 +185,9 @@ def _certify(predictor: Predictor, session: Session, shown: _Shown, precision: s
             reporter.progress("comparing with torch", number / len(shown.keys), f"{number} of {len(shown.keys)}")
             yield image
 
-    comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported)
-    latency = certificates.time_both(next(shown.images()), reference, exported)
+    asked = original if served is not predictor else None
+    comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported, asked)
+    latency = certificates.time_both(next(shown.images()), original, exported)
     latency["threads"] = torch.get_num_threads()
     return {**certificates.judge(comparison, precision=precision, max_drop=max_drop), "latency": latency}
 

@@ -129,7 +129,9 @@ def test_the_formula_needs_no_model() -> None:
 
 def test_merged_tokens_cost_nothing_by_hand() -> None:
     # 16 patches of 48 numbers and a class token in 2 blocks of width 32, E = 16; r = 3: 17 tokens, then 14, then 11; the head reads one
-    model = create_model("vit_femto_4", num_classes=5, image_size=16, width=32, depth=2, mlp_hidden=64, class_token=True, pool="class", merge=3)
+    model = create_model(
+        "vit_femto_4", num_classes=5, image_size=16, width=32, depth=2, mlp_hidden=64, class_token=True, pool="class", merge=3
+    )
     attention = 4 * 17 * 32**2 + 2 * 17**2 * 32 + 4 * 14 * 32**2 + 2 * 14**2 * 32
     matching, mlp = (8 * 8 + 6 * 7) * 16, 2 * (14 + 11) * 32 * 64
     assert vit_macs(model.config) == count_macs(model) == 16 * 48 * 32 + attention + matching + mlp + 32 * 5

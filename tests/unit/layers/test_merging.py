@@ -58,7 +58,9 @@ def loop_merge(tokens: list[list[float]], sizes: list[float], keys: list[list[fl
     return averaged, new_sizes, members
 
 
-@pytest.mark.parametrize(("num_tokens", "num_prefix", "r"), [(14, 1, 4), (15, 1, 7), (15, 2, 5), (16, 2, 99), (12, 0, 3), (13, 0, 6), (17, 5, 4)])
+@pytest.mark.parametrize(
+    ("num_tokens", "num_prefix", "r"), [(14, 1, 4), (15, 1, 7), (15, 2, 5), (16, 2, 99), (12, 0, 3), (13, 0, 6), (17, 5, 4)]
+)
 def test_matching_and_merging_equal_plain_loops(num_tokens: int, num_prefix: int, r: int) -> None:
     generator = torch.Generator().manual_seed(num_tokens)
     metric = torch.randn(3, num_tokens, 4, dtype=torch.float64, generator=generator)
