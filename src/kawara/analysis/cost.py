@@ -7,8 +7,8 @@ For a ViT, the MACs of one image are known in closed form:
 with the matrix products of the attention (2 N² D) included and everything that is not a product (norms, softmax, additions) left out. What
 papers of this field call "GFLOPs" is nearly always GMACs. A convolutional stem or a ResNet replaces the first term by the sum of its
 convolutions (in a ResNet the P of the patches is smaller), SwiGLU takes 3 N D F in place of 2 N D F, and attention pooling over S = h·w
-patches adds 2 D² + 2 S D² + 2 S D + 2 D F. With token merging every block has its own N: its attention works on the tokens that it is given,
-its MLP on those that are left, and the matching multiplies half of the patches with the other half, N_a N_b E.
+patches adds 2 D² + 2 S D² + 2 S D + 2 D F. With token merging every block has its own N: its attention works on those that it is given, its
+MLP on those that are left, and the matching multiplies half of the patches with the other half, N_a N_b E.
 
 For a CNN they are the sum over its convolutions and matrices, C'·(C/groups)·k² for each cell of the map that comes out: `count_macs`
 finds it by running the model. timm's published figures also count two operations for each value out of a batch norm and five out of a layer

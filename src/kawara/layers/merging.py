@@ -129,16 +129,9 @@ class Merging:
 
 def _rows(tokens: Tensor, index: Tensor) -> Tensor:
     """Return tokens[i, index[i]] for (B, N, D) and (B, n): (B, n, D)."""
-    return tokens.flatten(0, 1).index_select(0, _flat(index, tokens)).unflatten(0, index.shape)
+    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
 def _add_to_rows(tokens: Tensor, index: Tensor, summands: Tensor) -> Tensor:
     """Add summands[i, j] to tokens[i, index[i, j]], for (B, N, D), (B, n) and (B, n, D); the same row may occur several times."""
-    rows = tokens.flatten(0, 1).index_put((_flat(index, tokens),), summands.flatten(0, 1), accumulate=True)
-    return rows.unflatten(0, tokens.shape[:2])
-
-
-def _flat(index: Tensor, tokens: Tensor) -> Tensor:
-    """Number the rows of the whole batch: then D numbers are moved at once, where gather and scatter look up every number by itself."""
-    num_images, num_tokens = tokens.shape[:2]
-    return (index + num_tokens * torch.arange(num_images, device=index.device).unsqueeze(1)).flatten()
+    return tokens.scatter_add(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]), summands)

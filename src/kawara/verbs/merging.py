@@ -60,17 +60,17 @@ def merged(
     part, same = _images_to_choose_on(data, original, reporter)
     allowed = max_drop if precision == "fp32" else HEADROOM * max_drop
     r, tried = _largest(original, part, allowed, reporter)
-    reporter.say(
-        f"merging {r} tokens in each block: {tried[r]:.2f} points of top-1 on {part.name}" + (", which is certified too" if same else "")
-    )
+    note = ", which it is certified on too" if same else ""
+    reporter.say(f"merging {r} tokens in each block: {tried[r]:.2f} points of top-1 are lost on {part.name}{note}")
     record = {
         "r": r,
         "images": f"{data}, {part.name}",
         "num_images": len(_chosen(part)),
         "certified_on_the_same": same,
         "max_drop": allowed,
+        "tried": [{"r": tokens, "drop_points": drop} for tokens, drop in sorted(tried.items())],
     }
-    return Merged(original.with_merging(r), {**record, "tried": [{"r": r, "drop_points": drop} for r, drop in sorted(tried.items())]})
+    return Merged(original.with_merging(r), record)
 
 
 def _number(merge: int | str) -> int:
