@@ -22,6 +22,8 @@ Answer = Callable[[Image], npt.NDArray[np.float32]]
 
 MAX_DIFFERENCE = 1e-4
 """Between probabilities, for fp32."""
+NEAR_TIES = 0.01
+"""The share of images that may differ by more where tokens are merged: which of two pairs is more alike, rounding may decide."""
 NOISE_IMAGES = 16
 
 _WARM_UP, _REPEATS = 3, 30
@@ -91,14 +93,15 @@ def compare(
     return Comparison(of_reference, of_export, labels, keys, of_original[0] if of_original else None)
 
 
-def judge(comparison: Comparison, *, precision: str, max_drop: float) -> dict[str, Any]:
-    """Return the fields of a certificate that follow from answers. `max_drop` is in points of top-1."""
+def judge(comparison: Comparison, *, precision: str, max_drop: float, merges: bool = False) -> dict[str, Any]:
+    """Return the fields of a certificate that follow from answers. `max_drop` is in points of top-1; `merges`: tokens are merged."""
     reference, exported, labels = comparison.reference, comparison.exported, comparison.labels
     differences = np.abs(reference - exported).max(axis=1)
     finite = bool(np.isfinite(exported).all())
     worst = int(np.argmax(np.where(np.isfinite(differences), differences, np.inf)))
     refused = [] if finite else ["it answers with something that is no number"]
-    if finite and precision == "fp32" and differences[worst] > MAX_DIFFERENCE:
+    num_beyond = int((differences > MAX_DIFFERENCE).sum())
+    if finite and precision == "fp32" and num_beyond > (NEAR_TIES * len(differences) if merges else 0):
         refused.append(f"a probability differs by {differences[worst]:.1e} from torch; {MAX_DIFFERENCE:.0e} is allowed")
     accuracy: dict[str, Any] | None = None
     if labels is not None:

@@ -189,7 +189,8 @@ def _certify(
     comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported, asked)
     latency = certificates.time_both(next(shown.images()), original, exported)
     latency["threads"] = torch.get_num_threads()
-    return {**certificates.judge(comparison, precision=precision, max_drop=max_drop), "latency": latency}
+    merges = bool(getattr(served.card.config, "merge", 0))
+    return {**certificates.judge(comparison, precision=precision, max_drop=max_drop, merges=merges), "latency": latency}
 
 
 def _checked(to: str, precision: str) -> tuple[exports.Target, exports.Precision]:
