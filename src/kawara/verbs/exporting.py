@@ -20,6 +20,7 @@ from kawara.edge.certificate import Certificate
 from kawara.edge.running import ProgramSession, Session, open_exported
 from kawara.errors import ConfigError, UnknownNameError
 from kawara.files import cannot_write, refuse_existing, write_json
+from kawara.models import ImageModel
 from kawara.predict import Predictor
 from kawara.runtime import environment, threads
 from kawara.training.progress import Reporter
@@ -87,6 +88,7 @@ def export(
     merging = merged(predictor, merge, data=data, max_drop=max_drop, precision=precision, reporter=reporter)
     served = predictor if merging is None else merging.predictor
     network, card = served.model, served.card
+    assert isinstance(network, ImageModel)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     except OSError as error:
