@@ -309,17 +309,17 @@ def test_merged_tokens_in_openvino(labelled, tmp_path):
 def test_the_number_of_merged_tokens_is_chosen_on_images_that_are_not_certified(labelled):
     source, data = labelled
     predictor = kawara.load(source)
-    found = merged(predictor, "auto", data=data, max_drop=10.0, reporter=Reporter(quiet=True))
+    found = merged(predictor, "auto", data=data, max_drop=1.0, reporter=Reporter(quiet=True))
     record = found.record
     assert record["images"].endswith("val")
-    assert (record["num_images"], record["certified_on_the_same"], record["max_drop"]) == (60, False, 10.0)
+    assert (record["num_images"], record["certified_on_the_same"], record["max_drop"]) == (60, False, 1.0)
     assert (found.predictor.card.config.merge, predictor.card.config.merge) == (record["r"], 0)
     plain = verbs.evaluate(source, data, split="val").metrics["top1"]
     for tried in record["tried"]:
         merging = verbs.evaluate(predictor, data, split="val", merge=tried["r"]).metrics["top1"]
         assert tried["drop_points"] == pytest.approx(100 * (plain - merging))
-        assert (tried["drop_points"] <= 10.0) == (tried["r"] <= record["r"])
-    assert record["r"] + 1 in [tried["r"] for tried in record["tried"]]
+        assert (tried["drop_points"] <= 1.0) == (tried["r"] <= record["r"])
+    assert record["r"] == -(-16 // 3) or record["r"] + 1 in [tried["r"] for tried in record["tried"]]
 
 
 def test_a_data_set_of_one_part_is_chosen_on_and_certified_on(labelled):
