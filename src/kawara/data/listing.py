@@ -36,10 +36,11 @@ _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "icon\r"))
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that is no part of the data set, and why."""
+    """A file that is no part of the data set, and why: in a sentence, and in one word."""
 
     path: str
     reason: str
+    kind: str = "left-out"
 
 
 class ByteSource(Protocol):
@@ -83,7 +84,8 @@ class Listing:
     """The content of a data set: either `records` (files) or `arrays`.
 
     `class_keys` are the names in the source, in the order of the labels; `class_names` are those shown to people.
-    `notes` are remarks worth a line on the screen.
+    `notes` are remarks worth a line on the screen. `hidden` are the system's own files, which are passed over; `empty_classes` are
+    class folders with nothing in them.
     """
 
     spec: str
@@ -94,6 +96,8 @@ class Listing:
     arrays: list[ArrayPart] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    empty_classes: list[str] = field(default_factory=list)
 
     @property
     def num_images(self) -> int:
