@@ -1,8 +1,9 @@
 """Decode every image file once and keep the pixels: small ones in memory, others in a memory-mapped file.
 
 One pass over the files reads each once and gives its digest, its pixels (shrunk to what the model can use), what is unusual about it, a
-signature by which copies are found, and, for files that cannot be used, the reason. The result is one file in the cache folder (see `pixel_file`). Its name is a digest of what went in (every file's
-name, size and times or checksum; the colour and geometry kept; the decoder's version): when a file changes, the name does.
+signature by which copies are found, and, for files that cannot be used, the reason. The result is one file in the cache folder (see
+`pixel_file`). Its name is a digest of what went in (every file's name, size and times or checksum; the colour and geometry kept; the
+decoder's version): when a file changes, the name does.
 """
 
 from __future__ import annotations
@@ -22,13 +23,13 @@ import numpy.typing as npt
 import torch
 
 from kawara.data.decode import DECODER_VERSION, ImageU8, decode
-from kawara.data.duplicates import SIGNATURE_BYTES, is_blank, signature
+from kawara.data.duplicates import SIGNATURE_BYTES, cells_of, is_blank, may_be_blank, signatures
 from kawara.data.listing import Record
 from kawara.data.pixel_file import SUFFIX, Failure, NewPixelFile, PixelIndex, bound_of, create, evict, read_index
 from kawara.data.pools import worker_pool
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.stores import DecodingStore, ImageStore, MappedStore, TensorStore
-from kawara.data.traits import NO_TRAITS, Trait, examine
+from kawara.data.traits import Trait, examine
 from kawara.errors import DecodeError
 
 ProgressCallback = Callable[[int, int, str], None]
@@ -118,12 +119,15 @@ def decode_files(
     """Return the decoded images of `records`, from the cache where it holds them.
 
     `max_cache_bytes` bounds the pixels kept and the whole cache folder (default: a third of the free space, at most 20 GB). Beyond it,
-    and where the folder cannot be written, images are decoded each time they are needed; `storage` says so. So it is with `keep_pixels=False`: then only what is known of the files is kept.
+    and where the folder cannot be written, images are decoded each time they are needed; `storage` says so. With `keep_pixels=False`
+    only what is known of the files is kept.
     """
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
     path = folder / (_name(records, preprocessing, keep_pixels) + SUFFIX)
     index = read_index(path)
-    if index is not None and _is_still_right(index, records, preprocessing.channels, bound_of(folder, max_cache_bytes) if keep_pixels else -1):
+    if index is not None and _is_still_right(
+        index, records, preprocessing.channels, bound_of(folder, max_cache_bytes) if keep_pixels else -1
+    ):
         with contextlib.suppress(OSError):
             os.utime(path)  # the least recently used goes first
         return _decoded(records, index, path, preprocessing)
@@ -201,12 +205,12 @@ def _build(
                 index.sizes[position] = found.image_u8.shape[:2]
                 index.offsets[position] = file.append(found.image_u8)
                 index.traits[position], index.original_sizes[position] = found.traits, found.original_size
-                index.signatures[position] = found.signature
             else:
                 index.failures[position] = found.failure
                 if found.failure.kind == UNREADABLE:
                     index.unreadable.append(position)
             position += 1
+        _sign(index, position - len(chunk), chunk)
         if progress is not None:
             progress(position, count, "decoding images")
     return index
@@ -220,7 +224,7 @@ class _Seen:
     image_u8: ImageU8
     traits: Trait
     original_size: tuple[int, int]
-    signature: ImageU8
+    cells: ImageU8
 
 
 @dataclass(frozen=True)
@@ -253,7 +257,8 @@ def _decode_chunk(records: Sequence[Record], decoder: _Decoder) -> list[_Result]
         try:
             data = record.read()
             digest = hashlib.sha256(data).digest()
-            results.append(_look_at(record, data, digest, decoder(record, data)))
+            image_u8 = decoder(record, data)
+            results.append(_Seen(digest, image_u8, *examine(data, record.key), cells_of(image_u8)))
         except DecodeError as error:
             results.append(_Refused(digest, Failure(error.kind, error.reason)))
         except OSError as error:
@@ -261,10 +266,16 @@ def _decode_chunk(records: Sequence[Record], decoder: _Decoder) -> list[_Result]
     return results
 
 
-def _look_at(record: Record, data: bytes, digest: bytes, image_u8: ImageU8) -> _Seen:
-    traits, size = examine(data, record.key)
-    found = signature(image_u8)
-    return _Seen(digest, image_u8, traits | (Trait.BLANK if is_blank(image_u8, found) else NO_TRAITS), size, found)
+def _sign(index: PixelIndex, start: int, chunk: Sequence[_Result]) -> None:
+    """Set the signatures of a chunk, all at once, and say which images are blank."""
+    seen = [(start + row, found) for row, found in enumerate(chunk) if isinstance(found, _Seen)]
+    if not seen:
+        return
+    positions = np.array([position for position, _ in seen])
+    index.signatures[positions] = signatures(np.stack([found.cells for _, found in seen]))
+    for row in np.flatnonzero(may_be_blank(index.signatures[positions])).tolist():
+        if is_blank(seen[row][1].image_u8):
+            index.traits[positions[row]] |= Trait.BLANK
 
 
 def _is_readable(record: Record) -> bool:

@@ -142,7 +142,8 @@ def _on_white(image: Image.Image) -> ImageU8:
     rows = max(1, _STRIP_PIXELS // width)
     for top in range(0, height, rows):
         strip = (image if rows >= height else image.crop((0, top, width, min(top + rows, height)))).convert("RGBA")
-        pixels[top : top + rows] = Image.alpha_composite(Image.new("RGBA", strip.size, (255, 255, 255, 255)), strip).convert("RGB")
+        opaque = Image.alpha_composite(Image.new("RGBA", strip.size, (255, 255, 255, 255)), strip)
+        pixels[top : top + rows] = np.asarray(opaque.convert("RGB"))
     return pixels
 
 
@@ -221,7 +222,9 @@ def _check_size(name: str, data: bytes, size: tuple[int, int], max_pixels: int) 
 
 def _too_many_pixels(name: str, max_pixels: int, size: tuple[int, int] | None = None) -> DecodeError:
     shown = f"{size[1]} × {size[0]} pixels" if size else "far more pixels"
-    return DecodeError(name, f"{shown}, more than the limit of {max_pixels / 1e6:g} megapixels", kind="too-large", remedy="scale the image down first")
+    return DecodeError(
+        name, f"{shown}, more than the limit of {max_pixels / 1e6:g} megapixels", kind="too-large", remedy="scale the image down first"
+    )
 
 
 def _not_an_image(name: str, data: bytes) -> DecodeError:

@@ -28,6 +28,7 @@ from kawara.data.listing import (
     has_image_suffix,
     is_hidden,
     parse_class_names,
+    printable,
     sorted_classes,
     split_word,
 )
@@ -104,29 +105,32 @@ def _walk(root: Path, skipped: list[SkippedFile], hidden: list[str]) -> Iterator
         try:
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
-                skipped.append(SkippedFile("/".join(parts), "a link to a folder that is listed already", "linked-twice"))
+                skipped.append(SkippedFile(printable("/".join(parts)), "a link to a folder that is listed already", "linked-twice"))
                 continue
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            skipped.append(SkippedFile("/".join(parts) or str(root), f"the folder cannot be read ({error.strerror})", "unreadable"))
+            skipped.append(
+                SkippedFile(printable("/".join(parts) or str(root)), f"the folder cannot be read ({error.strerror})", "unreadable")
+            )
             continue
         for entry in entries:
             here = (*parts, entry.name)
-            name = "/".join(here)
+            member = "/".join(here)
+            name = printable(member)
             if is_hidden(entry.name):
                 hidden.append(name)
                 continue
-            if entry.is_dir():
-                stack.append(here)
-                continue
             try:
+                if entry.is_dir():  # raises for a link to itself
+                    stack.append(here)
+                    continue
                 stamp = file_stamp(entry.stat())
             except OSError as error:
                 reason = "a broken link" if entry.is_symlink() else f"cannot be read ({error.strerror})"
                 skipped.append(SkippedFile(name, reason, "broken-link" if entry.is_symlink() else "unreadable"))
                 continue
-            yield TreeFile(here, source, name, stamp, name)
+            yield TreeFile(tuple(name.split("/")), source, member, stamp, name)
 
 
 def _empty_folders(root: Path) -> list[tuple[str, ...]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -118,6 +119,16 @@ def split_word(name: str) -> str | None:
 def is_hidden(name: str) -> bool:
     """Tell whether `name` is a file of the system's own (.DS_Store, ._photo.jpg, Thumbs.db, __MACOSX)."""
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+def printable(name: str) -> str:
+    """Return `name` for people: control characters, and bytes that are no UTF-8, become \\x1b, \\udce3."""
+    if name.isprintable():
+        return name
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
 
 
 def has_image_suffix(name: str) -> bool:

@@ -1,6 +1,6 @@
 """The file in which decoded images are kept.
 
-    pixels of all images, (H, W, C) uint8, one after the other | index (npz: offsets, sizes, digests, failures, traits, signatures) | lengths and signature
+    pixels of all images, (H, W, C) uint8, one after the other | index (npz of PixelIndex) | lengths and signature
 
 It is written under a name of its own and renamed when complete, so a crash or a second builder leaves nothing half-written. Files that
 were not used for longest go first when the folder grows beyond its bound.

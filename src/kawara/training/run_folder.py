@@ -4,6 +4,7 @@ runs/<name>/
   config.yaml        the resolved configuration
   environment.json   versions, machine, threads
   journal.jsonl      what happened, one record a line
+  quarantine.csv     files that are not used, with the reason; check.json: everything that was found in the data
   checkpoints/       last.safetensors (to resume), best.safetensors (weights that did best on validation)
   curves.png         loss, accuracy and learning rate over the run
   model.safetensors  the result, usable without anything else

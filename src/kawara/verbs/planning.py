@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -27,6 +27,9 @@ from kawara.training.run_folder import RunFolder
 from kawara.training.schedule import Duration
 from kawara.weights import ModelCard, open_model
 
+CheckMode = Literal["on", "strict", "off"]
+"""Before training: say what is wrong with the data; stop where there is an error or a warning; or say nothing."""
+
 
 @dataclass(frozen=True)
 class TrainRequest:
@@ -45,6 +48,7 @@ class TrainRequest:
     seed: int | None = None
     resume: bool = False
     replace: bool = False
+    check: CheckMode = "on"
     device: str | None = None
     config: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

@@ -24,8 +24,9 @@ from kawara.training.loop import FitResult, Loop, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, latest_run, next_free
+from kawara.verbs.checking import write_gate
 from kawara.verbs.evaluation import Evaluation, judge
-from kawara.verbs.planning import TrainRequest, make_plan
+from kawara.verbs.planning import CheckMode, TrainRequest, make_plan
 from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
 from kawara.weights import save_model
@@ -35,7 +36,7 @@ REPORT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gave. `split` names the images that `metrics` were measured on."""
+    """What a run gave. `split` names the images that `metrics` were measured on; of `num_files` files `skipped` were not used."""
 
     folder: Path
     model_path: Path
@@ -49,6 +50,7 @@ class TrainResult:
     images_per_second: float
     peak_memory_bytes: int
     skipped: int
+    num_files: int
     interrupted: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +79,7 @@ def train(
     device: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    check: CheckMode = "on",
     quiet: bool = False,
 ) -> TrainResult:
     """Train a model on a data set; the same as the command `kawara train`.
@@ -90,6 +93,7 @@ def train(
         distill: how: "hard" (its decision; the default), "soft" (its probabilities) or "token" (through a distillation token).
         epochs, steps, minutes: at most one of them.
         settings: {"optimizer.lr": 1e-3, …}.
+        check: what is wrong with the data is said ("on"), stops the training ("strict"), or is not looked for ("off").
 
     Raises:
         UserError: with what is wrong and how to mend it.
@@ -113,6 +117,7 @@ def train(
         device=device,
         config=None if config is None else str(config),
         settings=dict(settings or {}),
+        check=check,
     )
     with Reporter(quiet=quiet) as reporter:
         return run_training(request, reporter)
@@ -130,7 +135,7 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     folder = _reopened_folder(request) if request.resume else _new_folder(request)
     plan = make_plan(request, reporter, folder if request.resume else None)
     seed_everything(plan.config.seed)
-    run = prepare(plan, folder, reporter)
+    run = prepare(plan, folder, reporter, "off" if request.resume else request.check)
     _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
         announce(run)
@@ -140,6 +145,8 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
             folder.make()
             write_text(folder.config, to_yaml(plan.config))
             write_json(folder.environment, environment() | {"device": str(plan.device)})
+            if run.gate is not None:
+                write_gate(run.gate, folder.path)
         elif folder.last.exists():
             loop.resume()
             reporter.say(f"resuming at step {loop.progress.step}")
@@ -255,5 +262,6 @@ def _result(run: Run, fitted: FitResult, evaluation: Evaluation | None) -> Train
         images_per_second=round(fitted.images_per_second, 1),
         peak_memory_bytes=fitted.peak_memory_bytes,
         skipped=len(run.images.skipped),
+        num_files=len(run.images.skipped) + sum(len(split) for split in run.images.splits.values()),
         interrupted=fitted.interrupted,
     )

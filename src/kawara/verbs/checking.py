@@ -1,0 +1,159 @@
+"""`kawara check`: what is wrong with a data set, before anything is trained on it; and the same before every training."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from kawara.data.decode import ImageU8, decode
+from kawara.data.gate import Finding, Gate, inspect_data
+from kawara.data.listing import Listing
+from kawara.data.preprocessing import Preprocessing
+from kawara.data.sources import ImageData, load_data, open_data
+from kawara.data.survey import survey
+from kawara.errors import DataError, DecodeError
+from kawara.files import new_folder, write_json, write_text
+from kawara.recipes import choice
+from kawara.report.check_page import CheckSummary, write_check_page
+from kawara.report.check_wording import WORDS
+from kawara.report.page import LARGEST_IMAGE_PX
+from kawara.report.tables import finding_example
+from kawara.training.progress import Reporter
+
+# Enough to find every fault and every copy; nothing of it is kept but signatures.
+_LOOK = Preprocessing((128, 128), "rgb", crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
+MAX_WARNINGS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Check:
+    """What was found in a data set. `splits` gives the images of each part, as training would make them."""
+
+    data: str
+    description: str
+    class_names: tuple[str, ...]
+    splits: dict[str, int]
+    gate: Gate
+    report: Path | None
+    seconds: float
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether there is neither an error nor a warning."""
+        return not self.gate.of("error", "warning")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return JSON values."""
+        return {
+            "data": self.data,
+            "description": self.description,
+            "num_classes": len(self.class_names),
+            "splits": self.splits,
+            **gate_to_dict(self.gate),
+            "report": None if self.report is None else str(self.report),
+            "seconds": self.seconds,
+        }
+
+
+def check(data: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None) -> Check:
+    """Look at every file of a data set and at its classes, parts and copies. Nothing is changed.
+
+    Args:
+        data: anything that `train` takes.
+        out: a new folder for report.html, check.json and quarantine.csv; without it nothing is written but signatures in the cache.
+
+    Raises:
+        DataError: there is no data set at `data`.
+    """
+    started = time.monotonic()
+    reporter = reporter or Reporter(quiet=True)
+    listing = open_data(data)
+    images = load_data(
+        listing,
+        _LOOK,
+        val_fraction=choice.val_fraction(survey(listing)),
+        progress=reporter.progress_of("checking images"),
+        only_examine=True,
+    )
+    gate = inspect_data(images)
+    sizes = {name: len(split) for name, split in images.splits.items()}
+    report = None if out is None else Path(out) / "report.html"
+    found = Check(str(data), images.description, images.class_names, sizes, gate, report, round(time.monotonic() - started, 2))
+    if out is not None:
+        with new_folder(out) as folder:
+            write_gate(gate, folder)
+            write_check_page(folder / "report.html", CheckSummary(**_summary(found)), lambda path: picture(images, path))
+    return found
+
+
+def _summary(found: Check) -> dict[str, Any]:
+    return {
+        "data": found.data,
+        "description": found.description,
+        "splits": found.splits,
+        "gate": found.gate,
+        "seconds": found.seconds,
+    }
+
+
+def gate_to_dict(gate: Gate) -> dict[str, Any]:
+    """Return JSON values, with what each kind means in English."""
+    values = gate.to_dict()
+    for finding in values["findings"]:
+        words = WORDS[finding["kind"]]
+        finding |= {"what": words.title.en, "treatment": words.treatment.en}
+    return values
+
+
+def write_gate(gate: Gate, folder: Path) -> None:
+    """Write check.json, everything that was found, and quarantine.csv, the files that are not used."""
+    write_json(folder / "check.json", gate_to_dict(gate))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["path", "kind", "reason", "class", "split"])
+    writer.writerows([file.path, file.kind, file.reason, file.class_name or "", file.split or ""] for file in gate.quarantined)
+    write_text(folder / "quarantine.csv", text.getvalue())
+
+
+def announce_findings(gate: Gate, reporter: Reporter) -> None:
+    """Say before a training what its result should be read with; a clean data set is passed over in silence."""
+    for finding in gate.of("warning"):
+        words = WORDS[finding.kind]
+        reporter.say(f"warning: {words.title.en}: {finding.count:,} ({words.treatment.en}), for instance {finding_example(finding)}")
+    if gate.quarantined:
+        reporter.say(f"{gate.num_files:,} files: {gate.num_images:,} images are used, {len(gate.quarantined):,} are quarantined")
+
+
+def stop_at_findings(gate: Gate, data: str) -> None:
+    """Raise DataError if there is an error or a warning: what --strict asks for."""
+    serious: list[Finding] = gate.of("error", "warning")
+    if serious:
+        counts = gate.counts()
+        first = WORDS[serious[0].kind].title.en
+        raise DataError(
+            f"{data} has {counts['error']:,} errors and {counts['warning']:,} warnings, and --strict allows none.",
+            got=f"{first}: {finding_example(serious[0])}",
+            remedy=f"kawara check {data}, which lists them; without --strict the files with errors are left out",
+        )
+
+
+def picture(images: ImageData, path: str) -> ImageU8 | None:
+    """Return the image called `path`, decoded anew from its file; None where it cannot be."""
+    listing: Listing = images.listing
+    record = next((record for record in listing.records if record.key == path), None)
+    if record is not None:
+        try:
+            return decode(record.read(), path, min_side=LARGEST_IMAGE_PX)
+        except (DecodeError, OSError):
+            return None
+    for part in listing.arrays:
+        name, _, row = path.partition("[")
+        if name == part.name and row:
+            return np.ascontiguousarray(part.images_u8[int(row.rstrip("]"))])
+    return None
