@@ -165,9 +165,7 @@ def test_the_denominator_of_the_accuracy_is_the_files_less_those_quarantined(hos
     with (tmp_path / "run" / "quarantine.csv").open(encoding="utf-8") as file:
         quarantined = list(csv.DictReader(file))
     in_test = [row for row in quarantined if row["split"] == "test"]
-    assert in_test == [
-        {"path": "test/dog/cut.jpg", "kind": "truncated", "reason": in_test[0]["reason"], "class": "dog", "split": "test"}
-    ]
+    assert in_test == [{"path": "test/dog/cut.jpg", "kind": "truncated", "reason": in_test[0]["reason"], "class": "dog", "split": "test"}]
     files_in_test = sum(1 for path in (hostile / "test").rglob("*") if path.is_file())
     assert result.split == "test"
     assert result.metrics["num_images"] == files_in_test - len(in_test) == 13
@@ -230,7 +228,7 @@ def test_the_page_has_pictures_and_no_markup_of_the_files(hostile, tmp_path, cap
     assert "&lt;img src=x onerror=alert(1)&gt;" in page
     assert not re.search(r'(?:src|href)="(?!data:image/|#)', page)
     assert "ほぼ同じ画像が複数の分割にある" in page
-    assert page.count("data:image/") > 20
+    assert page.count("data:image/") > 15
     assert sorted(path.name for path in (tmp_path / "page").iterdir()) == ["check.json", "quarantine.csv", "report.html"]
 
 
@@ -264,7 +262,7 @@ def test_names_that_are_no_text_can_be_printed(tmp_path):
                 file.write(encoded(scene(seed + 10 * len(label)), "PNG"))
     found = verbs.check(tmp_path / "data", out=tmp_path / "page")
     assert found.gate.num_images == 12
-    assert "\\x1b" in found.class_names[1]
+    assert "\\x1b" in found.class_names[0]
 
 
 @pytest.mark.skipif(not (SHARED / "odd").exists(), reason="the real odd files are not on this machine")
@@ -277,7 +275,7 @@ def test_real_odd_files_among_real_photos(tmp_path):
     paths = {kind: {path.rpartition("odd-")[2] for path in files if "odd-" in path} for kind, files in paths_of(found).items()}
     assert paths["empty"] == {"empty.jpg"}
     assert paths["truncated"] == {"truncated_60pct.jpg"}
-    assert paths["damaged"] | paths.get("not-an-image", set()) == {"broken.png"}
+    assert paths["not-an-image"] == {"broken.png"}
     assert paths["cmyk"] == {"cmyk_reencoded.jpg"}
     assert paths["wrong-suffix"] == {"png_named_as.jpg"}
     assert paths["animated"] == {"chi.gif", "dispose_bgnd.gif", "apng_mode_16bit.png"}

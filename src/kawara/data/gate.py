@@ -77,7 +77,9 @@ KINDS: dict[str, Severity] = {
     "not-ascii": "note",
     "hidden": "note",
 }
-"""Every kind of finding with its severity, in the order in which they are shown."""
+"""Every kind of finding with its severity; the most serious are shown first, those of one severity in this order."""
+
+_SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
 SMALL_CLASS_NUM_IMAGES = 5
 HEAVY_IMBALANCE = 10
@@ -115,10 +117,10 @@ class Member:
 
 @dataclass(frozen=True)
 class Copies:
-    """Images that show the same: identical bytes (similarity 1) or a near-duplicate pair with its correlation."""
+    """Images that show the same: a near-duplicate pair with its correlation, or identical bytes, without one."""
 
     members: tuple[Member, ...]
-    similarity: float = 1.0
+    correlation: float | None = None
     is_mirrored: bool = False
 
 
@@ -152,7 +154,7 @@ class Quarantined:
 
 @dataclass(frozen=True)
 class Gate:
-    """What was found in a data set, in the order of KINDS."""
+    """What was found in a data set, the most serious first."""
 
     findings: tuple[Finding, ...]
     quarantined: tuple[Quarantined, ...]
@@ -169,7 +171,7 @@ class Gate:
 
     def counts(self) -> dict[str, int]:
         """Return the number of things found, by severity."""
-        return {severity: sum(finding.count for finding in self.of(severity)) for severity in ("error", "warning", "note")}
+        return {severity: sum(finding.count for finding in self.of(severity)) for severity in _SEVERITIES}
 
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
@@ -189,13 +191,15 @@ def inspect_data(images: ImageData) -> Gate:
     listing, examined = images.listing, images.examined
     found: dict[str, list[Item]] = defaultdict(list)
     for file in images.skipped:
-        found[file.kind].append(Item(file.path, file.reason))
+        found[file.kind].append(Item(file.path, "" if file.kind == "other-file" else file.reason))
     found["hidden"] += [Item(path) for path in listing.hidden]
     for kind, item in (*_about_classes(images), *_about_files(examined), *_about_paths(images)):
         found[kind].append(item)
     copies, near_search = _copies(images)
     findings = [
-        Finding(kind, tuple(found.get(kind, ())), tuple(copies.get(kind, ()))) for kind in KINDS if found.get(kind) or copies.get(kind)
+        Finding(kind, tuple(found.get(kind, ())), tuple(copies.get(kind, ())))
+        for kind in sorted(KINDS, key=lambda kind: _SEVERITIES.index(KINDS[kind]))
+        if found.get(kind) or copies.get(kind)
     ]
     return Gate(tuple(findings), tuple(_quarantine(images)), len(examined.labels), near_search)
 
@@ -290,9 +294,9 @@ def _copies(images: ImageData) -> tuple[dict[str, list[Copies]], NearSearch]:
     examined = images.examined
     found: dict[str, list[Copies]] = defaultdict(list)
 
-    def add(prefix: str, positions: list[int], similarity: float = 1.0, is_mirrored: bool = False) -> None:
+    def add(prefix: str, positions: list[int], correlation: float | None = None, is_mirrored: bool = False) -> None:
         members = tuple(Member(examined.keys[i], images.class_names[examined.labels[i]], str(examined.splits[i])) for i in positions)
-        copies = Copies(members, similarity, is_mirrored)
+        copies = Copies(members, correlation, is_mirrored)
         two_splits, two_classes = (len({getattr(member, side) for member in members}) > 1 for side in ("split", "class_name"))
         if two_splits:
             found[f"{prefix}-two-splits"].append(copies)
@@ -317,10 +321,10 @@ def _copies(images: ImageData) -> tuple[dict[str, list[Copies]], NearSearch]:
     pairs = find_near_pairs(_signatures(images)[usable])
     if not pairs.is_complete:
         return found, "images too alike"
-    for i, j, similarity, is_mirrored in _in_order(pairs):
+    for i, j, correlation, is_mirrored in _in_order(pairs):
         one, other = int(usable[i]), int(usable[j])
         if content[one] != content[other]:
-            add("near", [one, other], similarity, is_mirrored)
+            add("near", [one, other], correlation, is_mirrored)
     return found, "done"
 
 

@@ -131,4 +131,9 @@ def _copies_view(copies: Copies, picture: Picture) -> dict[str, Any]:
         pixels = picture(member.path)
         image = None if pixels is None else image_source(pixels)
         members.append({"member": member, "image": image, "split": wording.split_name(member.split)})
-    return {"copies": copies, "members": members, "more": len(copies.members) - len(members), "similarity": f"{copies.similarity:.3f}"}
+    return {
+        "copies": copies,
+        "members": members,
+        "more": len(copies.members) - len(members),
+        "correlation": wording.decimal(copies.correlation),
+    }

@@ -83,6 +83,6 @@ def finding_example(finding: Finding) -> str:
 
 def copies_text(copies: Copies) -> str:
     """Return "a.jpg (cat, train) = b.jpg (dog, test)", with ≈ for near-duplicates."""
-    sign = " = " if copies.similarity == 1 else " ≈ "
+    sign = " = " if copies.correlation is None else " ≈ "
     text = sign.join(f"{member.path} ({member.class_name}, {member.split})" for member in copies.members)
     return text + ", mirrored" * copies.is_mirrored
