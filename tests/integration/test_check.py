@@ -19,7 +19,6 @@ from kawara.cli import main
 from kawara.errors import DataError
 from kawara.training.progress import Reporter
 
-SHARED = Path(os.environ.get("KAWARA_SHARED_DATA", "/work/shared/data"))
 NUM_GOOD = 12
 
 
@@ -265,11 +264,10 @@ def test_names_that_are_no_text_can_be_printed(tmp_path):
     assert "\\x1b" in found.class_names[0]
 
 
-@pytest.mark.skipif(not (SHARED / "odd").exists(), reason="the real odd files are not on this machine")
-def test_real_odd_files_among_real_photos(tmp_path):
+def test_real_odd_files_among_real_photos(shared, tmp_path):
     for split in ("train", "val"):
-        shutil.copytree(SHARED / "hymenoptera" / split, tmp_path / "data" / split)
-    for file in (SHARED / "odd").iterdir():
+        shutil.copytree(shared / "data" / "hymenoptera" / split, tmp_path / "data" / split)
+    for file in (shared / "data" / "odd").iterdir():
         shutil.copy(file, tmp_path / "data" / "train" / "ants" / f"odd-{file.name}")
     found = verbs.check(tmp_path / "data")
     paths = {kind: {path.rpartition("odd-")[2] for path in files if "odd-" in path} for kind, files in paths_of(found).items()}

@@ -23,13 +23,13 @@ import numpy.typing as npt
 import torch
 
 from kawara.data.decode import DECODER_VERSION, ImageU8, decode
-from kawara.data.duplicates import SIGNATURE_BYTES, cells_of, is_blank, may_be_blank, signatures
+from kawara.data.duplicates import SIGNATURE_BYTES, is_blank, sign
 from kawara.data.listing import Record
 from kawara.data.pixel_file import SUFFIX, Failure, NewPixelFile, PixelIndex, bound_of, create, evict, read_index
 from kawara.data.pools import worker_pool
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.stores import DecodingStore, ImageStore, MappedStore, TensorStore
-from kawara.data.traits import Trait, examine
+from kawara.data.traits import NO_TRAITS, Trait, examine
 from kawara.errors import DecodeError
 
 ProgressCallback = Callable[[int, int, str], None]
@@ -205,18 +205,18 @@ def _build(
                 index.sizes[position] = found.image_u8.shape[:2]
                 index.offsets[position] = file.append(found.image_u8)
                 index.traits[position], index.original_sizes[position] = found.traits, found.original_size
+                index.signatures[position] = found.signature
             else:
                 index.failures[position] = found.failure
                 if found.failure.kind == UNREADABLE:
                     index.unreadable.append(position)
             position += 1
-        _sign(index, position - len(chunk), chunk)
         if progress is not None:
             progress(position, count, "decoding images")
     return index
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Seen:
     """What the pass found in a file that can be used."""
 
@@ -224,7 +224,7 @@ class _Seen:
     image_u8: ImageU8
     traits: Trait
     original_size: tuple[int, int]
-    cells: ImageU8
+    signature: ImageU8 = field(default_factory=lambda: np.zeros(SIGNATURE_BYTES, np.uint8))
 
 
 @dataclass(frozen=True)
@@ -258,24 +258,16 @@ def _decode_chunk(records: Sequence[Record], decoder: _Decoder) -> list[_Result]
             data = record.read()
             digest = hashlib.sha256(data).digest()
             image_u8 = decoder(record, data)
-            results.append(_Seen(digest, image_u8, *examine(data, record.key), cells_of(image_u8)))
+            results.append(_Seen(digest, image_u8, *examine(data, record.key)))
         except DecodeError as error:
             results.append(_Refused(digest, Failure(error.kind, error.reason)))
         except OSError as error:
             results.append(_Refused(digest, Failure(UNREADABLE, f"cannot be read ({error.strerror or error})")))
+    seen = [found for found in results if isinstance(found, _Seen)]
+    for found, signature in zip(seen, sign([found.image_u8 for found in seen])):
+        found.signature = signature
+        found.traits |= Trait.BLANK if is_blank(found.image_u8, signature) else NO_TRAITS
     return results
-
-
-def _sign(index: PixelIndex, start: int, chunk: Sequence[_Result]) -> None:
-    """Set the signatures of a chunk, all at once, and say which images are blank."""
-    seen = [(start + row, found) for row, found in enumerate(chunk) if isinstance(found, _Seen)]
-    if not seen:
-        return
-    positions = np.array([position for position, _ in seen])
-    index.signatures[positions] = signatures(np.stack([found.cells for _, found in seen]))
-    for row in np.flatnonzero(may_be_blank(index.signatures[positions])).tolist():
-        if is_blank(seen[row][1].image_u8):
-            index.traits[positions[row]] |= Trait.BLANK
 
 
 def _is_readable(record: Record) -> bool:

@@ -16,6 +16,7 @@ Axes: n images, S = 16 cells a side.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,6 +36,7 @@ BLANK_RANGE = 2
 Hashes = npt.NDArray[np.uint64]
 _PARTS, _PART_BITS = 4, 16
 _BLOCK = 1 << 22
+_SMALL_BYTES = 1 << 14
 # Beyond these the images have a common scene (a fixed camera, scans of one form) and everything is like everything.
 _MAX_COMPARED, _MAX_COMPARED_EACH = 20_000_000, 2_000
 _MAX_CANDIDATES, _MAX_CANDIDATES_EACH = 20_000, 20
@@ -54,7 +56,16 @@ class NearPairs:
     is_complete: bool = True
 
 
-def cells_of(image_u8: ImageU8) -> ImageU8:
+def sign(images_u8: Sequence[ImageU8]) -> ImageU8:
+    """Return (n, 288) uint8 of images (H, W, 1|3), whatever their sizes: luma of 16×16 cells, then Cb and Cr of 4×4 cells."""
+    if not images_u8:
+        return np.zeros((0, SIGNATURE_BYTES), np.uint8)
+    if len({image.shape for image in images_u8}) == 1 and images_u8[0].size <= _SMALL_BYTES:
+        return sign_array(np.stack(images_u8))
+    return _signatures(np.stack([_cells_of(image) for image in images_u8]))
+
+
+def _cells_of(image_u8: ImageU8) -> ImageU8:
     """Return the mean colours (16, 16, 1|3) of the cells of an image (H, W, 1|3)."""
     image = Image.fromarray(image_u8[..., 0] if image_u8.shape[2] == 1 else image_u8)
     factor = min(image.size) // (4 * CELLS)
@@ -63,7 +74,7 @@ def cells_of(image_u8: ImageU8) -> ImageU8:
     return np.asarray(image.resize((CELLS, CELLS), Image.Resampling.BOX)).reshape(CELLS, CELLS, -1)
 
 
-def signatures(cells: ImageU8) -> ImageU8:
+def _signatures(cells: ImageU8) -> ImageU8:
     """Return (n, 288) uint8 for cells (n, 16, 16, 1|3): their luma, then Cb and Cr of 4×4 cells."""
     num_images, channels = len(cells), cells.shape[3]
     luma = (cells if channels == 1 else to_grey(cells)).reshape(num_images, -1)
@@ -78,25 +89,25 @@ def signatures(cells: ImageU8) -> ImageU8:
     return np.concatenate([luma, np.rint(color).clip(0, 255).astype(np.uint8)], axis=1)
 
 
-def signatures_of_arrays(images_u8: ImageU8) -> ImageU8:
+def sign_array(images_u8: ImageU8) -> ImageU8:
     """Return (n, 288) uint8 of images (n, H, W, 1|3)."""
     num_images, height, width, channels = images_u8.shape
-    if height % CELLS or width % CELLS:
-        return signatures(np.stack([cells_of(image) for image in images_u8]))
-    blocks = images_u8.reshape(num_images, CELLS, height // CELLS, CELLS, width // CELLS, channels)
-    sums = blocks.sum(axis=4, dtype=np.uint32).sum(axis=2)
-    count = (height // CELLS) * (width // CELLS)
-    return signatures(((sums + count // 2) // count).astype(np.uint8))
+    rows, columns = height // CELLS, width // CELLS
+    if height % CELLS or width % CELLS or rows * columns > CELLS:
+        return _signatures(np.stack([_cells_of(image) for image in images_u8]))
+    sums = np.full((num_images, CELLS, CELLS, channels), rows * columns // 2, np.uint16)
+    for row in range(rows):  # a few additions of everything are quicker than many short sums
+        for column in range(columns):
+            sums += images_u8[:, row::rows, column::columns]
+    return _signatures((sums // (rows * columns)).astype(np.uint8))
 
 
-def is_blank(image_u8: ImageU8) -> bool:
+def is_blank(image_u8: ImageU8, signature: ImageU8) -> bool:
     """Tell whether all pixels of an image are alike: a picture of nothing."""
+    luma = signature[: CELLS**2].tobytes()  # nearly always this is enough, and bytes are quicker to look through than a small array
+    if max(luma) - min(luma) > BLANK_RANGE:
+        return False
     return all(int(np.ptp(image_u8[..., channel])) <= BLANK_RANGE for channel in range(image_u8.shape[2]))
-
-
-def may_be_blank(signatures_u8: ImageU8) -> npt.NDArray[np.bool_]:
-    """Return (n,): False where the cells already show that the pixels are not alike."""
-    return np.ptp(signatures_u8[:, : CELLS**2], axis=1) <= BLANK_RANGE
 
 
 def find_near_pairs(signatures_u8: ImageU8) -> NearPairs:

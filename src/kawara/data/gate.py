@@ -20,7 +20,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from kawara.data.duplicates import NearPairs, find_near_pairs, signatures_of_arrays
+from kawara.data.duplicates import NearPairs, find_near_pairs, sign_array
 from kawara.data.listing import SPLITS
 from kawara.data.sources import Examined, ImageData
 from kawara.data.traits import Trait
@@ -337,7 +337,7 @@ def _one_of_each(groups: Iterable[list[int]], examined: Examined) -> npt.NDArray
 def _signatures(images: ImageData) -> npt.NDArray[np.uint8]:
     if images.examined.signatures is not None:
         return images.examined.signatures
-    return np.concatenate([signatures_of_arrays(part.images_u8) for part in images.listing.arrays])
+    return np.concatenate([sign_array(part.images_u8) for part in images.listing.arrays])
 
 
 def _in_order(pairs: NearPairs) -> Iterator[tuple[int, int, float, bool]]:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import enum
 import io
+import os
 import warnings
-from pathlib import PurePath
 from typing import Any
 
 from PIL import Image
@@ -71,7 +71,7 @@ def examine(data: bytes, name: str) -> tuple[Trait, tuple[int, int]]:
 
 def has_suffix_of(image_format: str, name: str) -> bool:
     """Tell whether `name` ends as files of this format do; a name without suffix does."""
-    suffix = PurePath(name).suffix.lower()
+    suffix = os.path.splitext(name)[1].lower()
     return not suffix or image_format not in _SUFFIXES or suffix in _SUFFIXES[image_format]
 
 
