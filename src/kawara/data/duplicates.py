@@ -9,7 +9,7 @@ horizontal frequencies, whose signs turn:
 
 Two images are candidates when their hashes differ in at most 7 bits. Such hashes agree in one of their four 16-bit parts but for at most
 one bit (7 < 4·2), so they are found in tables of the parts instead of comparing all with all (Norouzi et al., 1307.2982). A candidate is
-a pair when the cells correlate by at least 0.975 and the colours agree.
+a pair when the cells correlate by at least 0.96 and the colours agree.
 
 Axes: n images, S = 16 cells a side.
 """
@@ -28,7 +28,7 @@ from kawara.data.decode import ImageU8, to_grey
 CELLS, COLOR_CELLS, FREQUENCIES = 16, 4, 8
 SIGNATURE_BYTES = CELLS**2 + 2 * COLOR_CELLS**2
 MAX_BITS_APART = 7
-MIN_CORRELATION = 0.975
+MIN_CORRELATION = 0.96
 MIN_CONTRAST = 4.0
 """Standard deviation of the cells, in levels, below which an image has too little structure to be recognised."""
 BLANK_RANGE = 2
