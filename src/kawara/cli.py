@@ -94,6 +94,10 @@ def build_parser() -> _Parser:
 
     check = verb("check", "what is wrong with a data set, file by file: faults, copies across splits, classes", CHECK_EPILOG)
     check.add_argument("data", metavar="DATA", help="as for train")
+    check.add_argument(
+        "--model", metavar="MODEL", help="a model.safetensors or a checkpoint of others: finds labels that are probably wrong"
+    )
+    check.add_argument("--device", metavar="NAME")
     check.add_argument("--out", metavar="DIR", help="a new folder for a page with pictures, check.json and quarantine.csv (default: none)")
     check.add_argument("--strict", action="store_true", help="exit code 2 if there is an error or a warning")
 
@@ -230,6 +234,7 @@ examples:
   kawara check photos/                            what was found, and what is done about it
   kawara check photos/ --out photos-checked       the same as a page: open photos-checked/report.html
   kawara check photos/ --strict && kawara train photos/
+  kawara check photos/ --model deit_tiny.safetensors      also labels that are probably wrong, by the model's features
 
 errors     the file is quarantined: not used, not replaced, not counted
 warnings   it is used, but the result may mean less than it seems: copies in train and test, two labels for one picture

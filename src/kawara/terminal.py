@@ -78,7 +78,7 @@ def _check(options: argparse.Namespace, started_at: float) -> int:
     from kawara.report.tables import findings_table
 
     with Reporter() as reporter:
-        found = verbs.check(options.data, out=options.out, reporter=reporter)
+        found = verbs.check(options.data, model=options.model, out=options.out, device=options.device, reporter=reporter)
     code = 2 if options.strict and not found.is_clean else 0
     if options.json:
         _print_json(found.to_dict())

@@ -264,6 +264,22 @@ def test_names_that_are_no_text_can_be_printed(tmp_path):
     assert "\\x1b" in found.class_names[0]
 
 
+def test_a_model_finds_labels_that_were_exchanged(tmp_path):
+    for label, offset in (("day", 170), ("night", 20)):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for seed in range(30):
+            pixels = np.asarray(scene(seed + 500 * (label == "day"), 32, 32)).astype(np.int16) // 4 + offset
+            Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(tmp_path / "data" / label / f"{seed}.png")
+    (tmp_path / "data" / "day" / "3.png").rename(tmp_path / "data" / "night" / "moved.png")
+    request = verbs.TrainRequest(data=str(tmp_path / "data"), out=str(tmp_path / "run"), model="vit_nano_8", length="3 steps", device="cpu")
+    with Reporter(quiet=True) as reporter:
+        trained = verbs.run_training(request, reporter)
+    found = verbs.check(tmp_path / "data", model=trained.model_path)
+    (suspects,) = [finding for finding in found.gate.findings if finding.kind == "label-suspect"]
+    assert suspects.items[0].path == "night/moved.png"
+    assert suspects.items[0].detail.startswith("night; looks like day")
+
+
 def test_real_odd_files_among_real_photos(shared, tmp_path):
     for split in ("train", "val"):
         shutil.copytree(shared / "data" / "hymenoptera" / split, tmp_path / "data" / split)

@@ -53,6 +53,7 @@ KINDS: dict[str, Severity] = {
     "class-only-in-train": "warning",
     "class-names-collide": "warning",
     "imbalance": "warning",
+    "label-suspect": "warning",
     # copies
     "same-two-splits": "warning",
     "same-two-classes": "warning",
@@ -165,6 +166,11 @@ class Gate:
     def num_files(self) -> int:
         return self.num_images + len(self.quarantined)
 
+    def with_items(self, kind: str, items: Iterable[Item]) -> Gate:
+        """Return this with one more finding, if there are items."""
+        found = tuple(items)
+        return dataclasses.replace(self, findings=_in_order_of_severity([*self.findings, Finding(kind, found)])) if found else self
+
     def of(self, *severities: Severity) -> list[Finding]:
         """Return the findings of these severities."""
         return [finding for finding in self.findings if finding.severity in severities]
@@ -196,12 +202,14 @@ def inspect_data(images: ImageData) -> Gate:
     for kind, item in (*_about_classes(images), *_about_files(examined), *_about_paths(images)):
         found[kind].append(item)
     copies, near_search = _copies(images)
-    findings = [
-        Finding(kind, tuple(found.get(kind, ())), tuple(copies.get(kind, ())))
-        for kind in sorted(KINDS, key=lambda kind: _SEVERITIES.index(KINDS[kind]))
-        if found.get(kind) or copies.get(kind)
-    ]
-    return Gate(tuple(findings), tuple(_quarantine(images)), len(examined.labels), near_search)
+    kinds = [kind for kind in KINDS if found.get(kind) or copies.get(kind)]
+    findings = [Finding(kind, tuple(found.get(kind, ())), tuple(copies.get(kind, ()))) for kind in kinds]
+    return Gate(_in_order_of_severity(findings), tuple(_quarantine(images)), len(examined.labels), near_search)
+
+
+def _in_order_of_severity(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    place = {kind: (_SEVERITIES.index(severity), row) for row, (kind, severity) in enumerate(KINDS.items())}
+    return tuple(sorted(findings, key=lambda finding: place[finding.kind]))
 
 
 def _quarantine(images: ImageData) -> Iterator[Quarantined]:

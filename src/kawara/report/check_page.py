@@ -31,6 +31,7 @@ Picture = Callable[[str], NDArray[np.uint8] | None]
 
 _ORDER: tuple[Severity, ...] = ("error", "warning", "note")
 _PICTURED = (
+    "label-suspect",
     *("tiny", "blank", "rotated", "cmyk", "more-than-8-bits", "palette", "transparent", "grey", "animated", "several-pages"),
     "wrong-suffix",
 )

@@ -81,6 +81,10 @@ WORDS: dict[str, Words] = {
         Text("More than ten times fewer images than another class", "枚数が他のクラスの10分の1未満"),
         Text("used; try --set sampler.balanced=true", "そのまま使います。--set sampler.balanced=true を試してください"),
     ),
+    "label-suspect": Words(
+        Text("Label that is probably wrong, says the model", "モデルから見て、ラベルが誤りらしい画像"),
+        Text("used as labelled: look at it", "付いているラベルのまま使います。目で確かめてください"),
+    ),
     "same-two-splits": Words(Text("Same file in two parts of the data", "同じファイルが複数の分割にある"), _LEAK),
     "same-two-classes": Words(Text("Same file in two classes", "同じファイルが複数のクラスにある"), _LABEL),
     "near-two-splits": Words(Text("Near-duplicates in two parts of the data", "ほぼ同じ画像が複数の分割にある"), _LEAK),

@@ -11,24 +11,30 @@ from typing import Any
 
 import numpy as np
 
+from kawara.analysis.features import extract
+from kawara.analysis.label_suspects import find_label_suspects
 from kawara.data.decode import ImageU8, decode
-from kawara.data.gate import Finding, Gate, inspect_data
+from kawara.data.gate import Finding, Gate, Item, inspect_data
 from kawara.data.listing import Listing
+from kawara.data.loading import EvalLoader
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.sources import ImageData, load_data, open_data
 from kawara.data.survey import survey
-from kawara.errors import DataError, DecodeError
+from kawara.errors import ConfigError, DataError, DecodeError
 from kawara.files import new_folder, write_json, write_text
+from kawara.models import ImageModel
+from kawara.predict import ExportedPredictor, Predictor, load
 from kawara.recipes import choice
 from kawara.report.check_page import CheckSummary, write_check_page
 from kawara.report.check_wording import WORDS
 from kawara.report.page import LARGEST_IMAGE_PX
 from kawara.report.tables import finding_example
+from kawara.runtime import autocast_dtype
 from kawara.training.progress import Reporter
 
 # Enough to find every fault and every copy; nothing of it is kept but signatures.
 _LOOK = Preprocessing((128, 128), "rgb", crop_fraction=1.0, mean=(0.5,) * 3, std=(0.5,) * 3)
-MAX_WARNINGS_SHOWN = 10
+_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -61,27 +67,39 @@ class Check:
         }
 
 
-def check(data: str | Path, *, out: str | Path | None = None, reporter: Reporter | None = None) -> Check:
+def check(
+    data: str | Path,
+    *,
+    model: str | Path | None = None,
+    out: str | Path | None = None,
+    device: str | None = None,
+    reporter: Reporter | None = None,
+) -> Check:
     """Look at every file of a data set and at its classes, parts and copies. Nothing is changed.
 
     Args:
         data: anything that `train` takes.
+        model: a model file or a checkpoint of others; from its features images are told whose label is probably wrong.
         out: a new folder for report.html, check.json and quarantine.csv; without it nothing is written but signatures in the cache.
 
     Raises:
         DataError: there is no data set at `data`.
+        ConfigError: `model` is an exported file, which gives no features.
     """
     started = time.monotonic()
     reporter = reporter or Reporter(quiet=True)
+    predictor = None if model is None else _backbone(model, device)
     listing = open_data(data)
     images = load_data(
         listing,
-        _LOOK,
+        _LOOK if predictor is None else predictor.card.preprocessing,
         val_fraction=choice.val_fraction(survey(listing)),
         progress=reporter.progress_of("checking images"),
         only_examine=True,
     )
     gate = inspect_data(images)
+    if predictor is not None:
+        gate = gate.with_items("label-suspect", _label_suspects(predictor, images, reporter))
     sizes = {name: len(split) for name, split in images.splits.items()}
     report = None if out is None else Path(out) / "report.html"
     found = Check(str(data), images.description, images.class_names, sizes, gate, report, round(time.monotonic() - started, 2))
@@ -90,6 +108,32 @@ def check(data: str | Path, *, out: str | Path | None = None, reporter: Reporter
             write_gate(gate, folder)
             write_check_page(folder / "report.html", CheckSummary(**_summary(found)), lambda path: picture(images, path))
     return found
+
+
+def _backbone(model: str | Path, device: str | None) -> Predictor:
+    predictor = load(model, device=device)
+    if isinstance(predictor, ExportedPredictor):
+        raise ConfigError("An exported file has answers, but no features.", got=f"--model {model}", remedy="the model file")
+    return predictor
+
+
+def _label_suspects(predictor: Predictor, images: ImageData, reporter: Reporter) -> list[Item]:
+    """Send every image through the backbone, and return those that look like another class than the one they have."""
+    assert isinstance(predictor.model, ImageModel)
+    splits = [split for split in images.splits.values() if len(split)]
+    features = []
+    for split in splits:
+        loader = EvalLoader(split, predictor.card.preprocessing, batch_size=_BATCH, device=predictor.device)
+        progress = reporter.progress_of(f"features of {split.name}")
+        features.append(extract(predictor.model, loader, autocast_dtype("auto", predictor.device), progress=progress).pooled.numpy())
+    if not splits:
+        return []
+    keys, labels = [key for split in splits for key in split.keys], np.concatenate([split.labels for split in splits])
+    found = find_label_suspects(np.concatenate(features), labels)
+    return [
+        Item(keys[position], f"{images.class_names[labels[position]]}; looks like {images.class_names[suggested]} ({-margin:.2f})")
+        for position, suggested, margin in zip(found.positions.tolist(), found.suggested.tolist(), found.margins.tolist())
+    ]
 
 
 def _summary(found: Check) -> dict[str, Any]:
