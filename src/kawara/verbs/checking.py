@@ -21,11 +21,11 @@ from kawara.data.preprocessing import Preprocessing
 from kawara.data.sources import ImageData, load_data, open_data
 from kawara.data.survey import survey
 from kawara.errors import ConfigError, DataError, DecodeError
-from kawara.files import new_folder, write_json, write_text
+from kawara.files import new_folder, refuse_existing, write_json, write_text
 from kawara.models import ImageModel
 from kawara.predict import ExportedPredictor, Predictor, load
 from kawara.recipes import choice
-from kawara.report.check_page import CheckSummary, write_check_page
+from kawara.report.check_page import CheckSummary, Picture, write_check_page
 from kawara.report.check_wording import WORDS
 from kawara.report.page import LARGEST_IMAGE_PX
 from kawara.report.tables import finding_example
@@ -87,6 +87,8 @@ def check(
         ConfigError: `model` is an exported file, which gives no features.
     """
     started = time.monotonic()
+    if out is not None:
+        refuse_existing(Path(out))
     reporter = reporter or Reporter(quiet=True)
     predictor = None if model is None else _backbone(model, device)
     listing = open_data(data)
@@ -106,7 +108,8 @@ def check(
     if out is not None:
         with new_folder(out) as folder:
             write_gate(gate, folder)
-            write_check_page(folder / "report.html", CheckSummary(**_summary(found)), lambda path: picture(images, path))
+            summary = CheckSummary(found.data, found.description, sizes, gate, found.seconds)
+            write_check_page(folder / "report.html", summary, _pictures(listing))
     return found
 
 
@@ -134,16 +137,6 @@ def _label_suspects(predictor: Predictor, images: ImageData, reporter: Reporter)
         Item(keys[position], f"{images.class_names[labels[position]]}; looks like {images.class_names[suggested]} ({-margin:.2f})")
         for position, suggested, margin in zip(found.positions.tolist(), found.suggested.tolist(), found.margins.tolist())
     ]
-
-
-def _summary(found: Check) -> dict[str, Any]:
-    return {
-        "data": found.data,
-        "description": found.description,
-        "splits": found.splits,
-        "gate": found.gate,
-        "seconds": found.seconds,
-    }
 
 
 def gate_to_dict(gate: Gate) -> dict[str, Any]:
@@ -187,17 +180,18 @@ def stop_at_findings(gate: Gate, data: str) -> None:
         )
 
 
-def picture(images: ImageData, path: str) -> ImageU8 | None:
-    """Return the image called `path`, decoded anew from its file; None where it cannot be."""
-    listing: Listing = images.listing
-    record = next((record for record in listing.records if record.key == path), None)
-    if record is not None:
-        try:
-            return decode(record.read(), path, min_side=LARGEST_IMAGE_PX)
-        except (DecodeError, OSError):
-            return None
-    for part in listing.arrays:
-        name, _, row = path.partition("[")
-        if name == part.name and row:
-            return np.ascontiguousarray(part.images_u8[int(row.rstrip("]"))])
-    return None
+def _pictures(listing: Listing) -> Picture:
+    """Return a function that decodes the image with a path anew, None where it cannot."""
+    records = {record.key: record for record in listing.records}
+    arrays = {part.name: part.images_u8 for part in listing.arrays}
+
+    def picture(path: str) -> ImageU8 | None:
+        if path in records:
+            try:
+                return decode(records[path].read(), path, min_side=LARGEST_IMAGE_PX)
+            except (DecodeError, OSError):
+                return None
+        name, _, row = path.rpartition("[")
+        return np.ascontiguousarray(arrays[name][int(row.rstrip("]"))]) if name in arrays else None
+
+    return picture

@@ -135,7 +135,7 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     folder = _reopened_folder(request) if request.resume else _new_folder(request)
     plan = make_plan(request, reporter, folder if request.resume else None)
     seed_everything(plan.config.seed)
-    run = prepare(plan, folder, reporter, "off" if request.resume else request.check)
+    run = prepare(plan, folder, reporter, "off" if request.resume and request.check == "on" else request.check)
     _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
         announce(run)
