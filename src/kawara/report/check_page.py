@@ -100,7 +100,7 @@ _NOTES: dict[Severity, Text] = {
         "These images are used, but the result may mean less than it seems.",
         "これらの画像は使いますが、結果の数値を額面どおりに受け取れなくなるおそれがあります。",
     ),
-    "note": Text("These images are used; this is what is done about them.", "これらの画像は使います。次のように処理します。"),
+    "note": Text("Nothing is wrong with these; this is what is done about them.", "問題ではありません。次のように処理します。"),
 }
 
 
