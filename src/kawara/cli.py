@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, `bench`, …"""
+"""The verbs: `kawara train DATA`, `check`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, `bench`, …"""
 
 from __future__ import annotations
 
@@ -92,7 +92,19 @@ def build_parser() -> _Parser:
     train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
     train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
+    gate = train.add_mutually_exclusive_group()
+    gate.add_argument("--strict", action="store_true", help="stop if `kawara check` finds an error or a warning in DATA")
+    gate.add_argument("--no-check", action="store_true", help="do not look for copies and other things worth a warning in DATA")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
+
+    check = verb("check", "what is wrong with a data set, file by file: faults, copies across splits, classes", CHECK_EPILOG)
+    check.add_argument("data", metavar="DATA", help="as for train")
+    check.add_argument(
+        "--model", metavar="MODEL", help="a model.safetensors or a checkpoint of others: finds labels that are probably wrong"
+    )
+    check.add_argument("--device", metavar="NAME")
+    check.add_argument("--out", metavar="DIR", help="a new folder for a page with pictures, check.json and quarantine.csv (default: none)")
+    check.add_argument("--strict", action="store_true", help="exit code 2 if there is an error or a warning")
 
     evaluate = verb("evaluate", "measure a model on labelled images, with 95 % intervals", EVALUATE_EPILOG)
     evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors, or an exported .onnx or .xml")
@@ -249,6 +261,20 @@ examples:
 
 A folder may hold train/, val/ and test/, or just one sub-folder a class: then kawara holds out images by their content,
 so that the parts never move.
+"""
+
+CHECK_EPILOG = """\
+examples:
+  kawara check photos/                            what was found, and what is done about it
+  kawara check photos/ --out photos-checked       the same as a page: open photos-checked/report.html
+  kawara check photos/ --strict && kawara train photos/
+  kawara check photos/ --model deit_tiny.safetensors      also labels that are probably wrong, by the model's features
+
+errors     the file is quarantined: not used, not replaced, not counted
+warnings   it is used, but the result may mean less than it seems: copies in train and test, two labels for one picture
+notes      it is used: turned upright, converted, first picture taken
+
+The same is looked for before every training.
 """
 
 EVALUATE_EPILOG = """\

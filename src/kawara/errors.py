@@ -69,10 +69,10 @@ class DataError(UserError):
 
 
 class DecodeError(DataError):
-    """One image file that cannot be decoded."""
+    """One image file that cannot be decoded. `kind` is the reason in one word: empty, truncated, damaged, not-an-image, …"""
 
-    def __init__(self, path: str, reason: str, *, remedy: str | None = None):
-        self.path, self.reason = path, reason
+    def __init__(self, path: str, reason: str, *, kind: str = "damaged", remedy: str | None = None):
+        self.path, self.reason, self.kind = path, reason, kind
         super().__init__(f"{path}: {reason}", remedy=remedy)
 
 

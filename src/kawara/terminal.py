@@ -50,6 +50,7 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         device=options.device,
         config=options.config,
         settings=parse_assignments(options.set),
+        check="strict" if options.strict else "off" if options.no_check else "on",
     )
     with Reporter() as reporter:
         if options.print_config:
@@ -69,6 +70,29 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
     print(f"\nmodel   {result.model_path}\nreport  {result.folder / 'report.html'}\ntime    {format_seconds(result.seconds)}")
     print(f"\nnext:  {_program()} predict {result.model_path} YOUR_IMAGES")
     return 0
+
+
+def _check(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.report.check_wording import NEAR_SEARCH
+    from kawara.report.tables import findings_table
+
+    with Reporter() as reporter:
+        found = verbs.check(options.data, model=options.model, out=options.out, device=options.device, reporter=reporter)
+    code = 2 if options.strict and not found.is_clean else 0
+    if options.json:
+        _print_json(found.to_dict())
+        return code
+    gate = found.gate
+    if gate.findings:
+        _stdout().print(findings_table(gate))
+        print()
+    sizes = ", ".join(f"{name} {size:,}" for name, size in found.splits.items())
+    print(f"{found.description} ({sizes})\n{NEAR_SEARCH[gate.near_search].en}")
+    counts = ", ".join(f"{count:,} {severity if count == 1 else severity + 's'}" for severity, count in gate.counts().items())
+    print(f"{gate.num_files:,} files: {gate.num_images:,} images are used, {len(gate.quarantined):,} are quarantined; {counts}")
+    print(f"\nreport  {found.report}" if found.report else "\n--out DIR writes all of it as a page with pictures; --json prints it")
+    return code
 
 
 def _evaluate(options: argparse.Namespace, started_at: float) -> int:
@@ -464,6 +488,7 @@ def _doctor(options: argparse.Namespace, started_at: float) -> int:
 
 _VERBS = {
     "train": _train,
+    "check": _check,
     "evaluate": _evaluate,
     "predict": _predict,
     "compare": _compare,

@@ -3,6 +3,7 @@
 from kawara.verbs.ablation import AblateRequest, Ablation, ablate
 from kawara.verbs.backbone import BackboneEvaluation
 from kawara.verbs.benching import Bench, BenchRequest, bench
+from kawara.verbs.checking import Check, check
 from kawara.verbs.comparison import SEEDS, CompareRequest, Comparison, compare, compare_files
 from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
@@ -20,6 +21,7 @@ __all__ = [
     "BackboneEvaluation",
     "Bench",
     "BenchRequest",
+    "Check",
     "CompareRequest",
     "Comparison",
     "Conversion",
@@ -31,6 +33,7 @@ __all__ = [
     "TrainResult",
     "ablate",
     "bench",
+    "check",
     "compare",
     "compare_files",
     "convert",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,6 +31,8 @@ from kawara.weights import ModelCard, open_model
 WITHOUT_EFFECT = ("workers",)
 """Settings that change nothing of what comes out."""
 MAX_DIFFERENCES_SHOWN = 4
+CheckMode = Literal["on", "strict", "off"]
+"""Before training: say what is wrong with the data; stop where there is an error or a warning; or say nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class TrainRequest:
     seed: int | None = None
     resume: bool = False
     replace: bool = False
+    check: CheckMode = "on"
     device: str | None = None
     config: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)

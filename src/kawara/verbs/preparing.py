@@ -13,6 +13,7 @@ from kawara.analysis.cost import count_macs, count_parameters
 from kawara.analysis.features import extract
 from kawara.config import to_dict
 from kawara.data.augment import Augmentation
+from kawara.data.gate import Gate, inspect_data
 from kawara.data.loading import EvalLoader, TrainLoader
 from kawara.data.sources import ImageData, ImageSplit, load_data
 from kawara.errors import DataError
@@ -25,8 +26,9 @@ from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
 from kawara.verbs import planning
+from kawara.verbs.checking import announce_findings, stop_at_findings
 from kawara.verbs.evaluation import EVALUATION_BATCH, training_sample
-from kawara.verbs.planning import Plan, starting_model
+from kawara.verbs.planning import CheckMode, Plan, starting_model
 from kawara.weights import ModelCard
 
 MAX_SKIPPED_SHOWN = 10
@@ -42,6 +44,7 @@ class Run:
     model: ImageModel
     card: ModelCard
     reporter: Reporter
+    gate: Gate | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -75,8 +78,8 @@ class Work:
     """For validation and for the reported split, by name."""
 
 
-def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
-    """Read the images, settle the normalisation from the training part, and build the model."""
+def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, check: CheckMode = "on") -> Run:
+    """Read the images, say what is wrong with them, settle the normalisation from the training part, and build the model."""
     data = plan.config.data
     preprocessing = planning.preprocessing(plan)
     images = load_data(
@@ -86,6 +89,11 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
         reporter.say(f"left out: {file.path}: {file.reason}")
     if len(images.skipped) > MAX_SKIPPED_SHOWN:
         reporter.say(f"… and {len(images.skipped) - MAX_SKIPPED_SHOWN} more files left out; the report lists them")
+    gate = None if check == "off" else inspect_data(images)
+    if gate is not None:
+        announce_findings(gate, reporter)
+        if check == "strict":
+            stop_at_findings(gate, plan.listing.spec)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
     reporter.say(f"{images.description} ({sizes}); {images.storage}")
     if "train" not in images.splits:
@@ -120,7 +128,7 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
         },
         environment=environment(),
     )
-    return Run(plan, folder, images, model, card, reporter)
+    return Run(plan, folder, images, model, card, reporter, gate)
 
 
 def announce(run: Run) -> None:

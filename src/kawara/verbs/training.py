@@ -23,8 +23,9 @@ from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
 from kawara.verbs import continuing
+from kawara.verbs.checking import write_gate
 from kawara.verbs.evaluation import Evaluation, judge
-from kawara.verbs.planning import Plan, TrainRequest, make_plan
+from kawara.verbs.planning import CheckMode, Plan, TrainRequest, make_plan
 from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
 from kawara.weights import save_model
@@ -34,7 +35,7 @@ REPORT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gave. `split` names the images that `metrics` were measured on."""
+    """What a run gave. `split` names the images that `metrics` were measured on; of `num_files` files `skipped` were not used."""
 
     folder: Path
     model_path: Path
@@ -48,6 +49,7 @@ class TrainResult:
     images_per_second: float
     peak_memory_bytes: int
     skipped: int
+    num_files: int
     interrupted: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -76,6 +78,7 @@ def train(
     device: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    check: CheckMode = "on",
     quiet: bool = False,
 ) -> TrainResult:
     """Train a model on a data set; the same as the command `kawara train`.
@@ -89,6 +92,7 @@ def train(
         distill: how: "hard" (its decision; the default), "soft" (its probabilities) or "token" (through a distillation token).
         epochs, steps, minutes: at most one of them.
         settings: {"optimizer.lr": 1e-3, …}.
+        check: what is wrong with the data is said ("on"), stops the training ("strict"), or is not looked for ("off").
 
     Raises:
         UserError: with what is wrong and how to mend it.
@@ -112,6 +116,7 @@ def train(
         device=device,
         config=None if config is None else str(config),
         settings=dict(settings or {}),
+        check=check,
     )
     with Reporter(quiet=quiet) as reporter:
         return run_training(request, reporter)
@@ -142,7 +147,7 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
 def _run(request: TrainRequest, plan: Plan, folder: RunFolder, goes_on: bool, reporter: Reporter, started_at: float) -> TrainResult:
     inputs = continuing.digests(plan)
     seed_everything(plan.config.seed)
-    run = prepare(plan, folder, reporter)
+    run = prepare(plan, folder, reporter, "off" if goes_on and request.check == "on" else request.check)
     if goes_on:
         continuing.check_inputs(folder, inputs, run.images)
     elif request.out is None:
@@ -156,6 +161,8 @@ def _run(request: TrainRequest, plan: Plan, folder: RunFolder, goes_on: bool, re
             loop.resume()
             reporter.say(f"going on with the unfinished run in {folder.path} at step {loop.progress.step}")
         else:  # only now: a mistake found above leaves nothing on the disk
+            if run.gate is not None:
+                write_gate(run.gate, folder.path)
             continuing.begin(folder, plan, inputs, run.images, request.data)
         fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
@@ -238,5 +245,6 @@ def _result(run: Run, fitted: FitResult, evaluation: Evaluation | None) -> Train
         images_per_second=round(fitted.images_per_second, 1),
         peak_memory_bytes=fitted.peak_memory_bytes,
         skipped=len(run.images.skipped),
+        num_files=len(run.images.skipped) + sum(len(split) for split in run.images.splits.values()),
         interrupted=fitted.interrupted,
     )
