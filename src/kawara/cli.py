@@ -85,6 +85,7 @@ def build_parser() -> _Parser:
     train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out (default: the latest)")
     train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    train.add_argument("--devices", type=int, metavar="N", help="train with N processes, each on a GPU of its own; the result stays the same")
     train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
@@ -312,6 +313,7 @@ def main(arguments: list[str] | None = None) -> int:
         if code and "--json" in (sys.argv[1:] if arguments is None else arguments):
             print(json.dumps({"error": "UsageError", "message": "the command line cannot be understood; stderr says why"}))
         return code
+    options.command_line = sys.argv[1:] if arguments is None else arguments
     if options.version:
         from kawara import __version__
 

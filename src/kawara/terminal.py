@@ -33,7 +33,11 @@ def run(options: argparse.Namespace, *, started_at: float) -> int:
 
 def _train(options: argparse.Namespace, started_at: float) -> int:
     from kawara import verbs
+    from kawara.training.distributed import is_one_of_many, joined
+    from kawara.training.launching import launch
 
+    if options.devices is not None and not is_one_of_many() and not options.print_config:
+        return launch(options.command_line, options.devices, device=options.device)
     request = verbs.TrainRequest(
         data=options.data,
         model=options.model,
@@ -51,15 +55,18 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         config=options.config,
         settings=parse_assignments(options.set),
     )
-    with Reporter() as reporter:
-        if options.print_config:
+    if options.print_config:
+        with Reporter() as reporter:
             config = verbs.resolve(request, reporter)
-            if options.json:
-                _print_json(to_dict(config))
-            else:
-                print(to_yaml(config), end="")
-            return 0
-        result = verbs.run_training(request, reporter, started_at=started_at)
+        if options.json:
+            _print_json(to_dict(config))
+        else:
+            print(to_yaml(config), end="")
+        return 0
+    with joined(options.device) as world, Reporter(quiet=not world.is_first) as reporter:
+        result = verbs.run_training(request, reporter, started_at=started_at, world=world)
+    if not world.is_first:
+        return 130 if result.interrupted else 0
     if options.json:
         _print_json(result.to_dict())
         return 130 if result.interrupted else 0

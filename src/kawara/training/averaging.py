@@ -27,3 +27,11 @@ class WeightAverage:
             else:
                 self.state[name].copy_(tensor)
         torch._foreach_lerp_(averages, values, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights and the average; done twice, nothing has changed."""
+        for name, tensor in model.state_dict().items():
+            present = tensor.clone()
+            tensor.copy_(self.state[name])
+            self.state[name].copy_(present)

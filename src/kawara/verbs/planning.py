@@ -70,11 +70,15 @@ class Plan:
     teacher: Trained | None
 
 
-def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | None) -> Plan:
-    """Settle the configuration of a new run, or take up that of `resumed`."""
+def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | None, settled: RunConfig | None = None) -> Plan:
+    """Settle the configuration of a new run, or take up that of `resumed`, or the one that is `settled` by another process."""
     device = choose_device(request.device)
     asked = _asked(request)
-    if resumed is not None:
+    if settled is not None:
+        config, reason = settled, "as the first process chose"
+        start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
+        listing = _open_data(request, reporter)
+    elif resumed is not None:
         config = from_dict(RunConfig, read_file(resumed.config), where=str(resumed.config))
         _check_unchanged(config, asked | ({"recipe": request.recipe} if request.recipe else {}))
         start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)

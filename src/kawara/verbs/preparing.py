@@ -15,11 +15,12 @@ from kawara.config import to_dict
 from kawara.data.augment import Augmentation
 from kawara.data.loading import EvalLoader, TrainLoader
 from kawara.data.sources import ImageData, ImageSplit, load_data
-from kawara.errors import DataError
+from kawara.errors import ConfigError, DataError
 from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, environment
 from kawara.tasks.classification import Classification
 from kawara.tasks.distillation import Distillation, Teacher
+from kawara.training.distributed import ALONE, World
 from kawara.training.frozen import FeatureLoader, Heads
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
@@ -42,6 +43,7 @@ class Run:
     model: ImageModel
     card: ModelCard
     reporter: Reporter
+    world: World = ALONE
 
     @property
     def config(self) -> RunConfig:
@@ -75,7 +77,7 @@ class Work:
     """For validation and for the reported split, by name."""
 
 
-def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
+def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, world: World = ALONE) -> Run:
     """Read the images, settle the normalisation from the training part, and build the model."""
     data = plan.config.data
     preprocessing = planning.preprocessing(plan)
@@ -120,13 +122,14 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
         },
         environment=environment(),
     )
-    return Run(plan, folder, images, model, card, reporter)
+    return Run(plan, folder, images, model, card, reporter, world)
 
 
 def announce(run: Run) -> None:
     """Say what is about to be trained."""
     height, width = run.card.preprocessing.image_size
     where = f"{run.device}" + (f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else "")
+    where += f" in each of {run.world.size} processes" if run.world.size > 1 else ""
     run.reporter.say(
         f"{run.card.name}: {count_parameters(run.model):,} parameters, {count_macs(run.model) / 1e6:,.0f} million MACs an image of "
         f"{height}×{width}; recipe {run.config.recipe}, {run.config.length}, batch {run.config.batch_size}; {where}; in {run.folder.path}"
@@ -158,10 +161,10 @@ def teacher_of(run: Run) -> Teacher | None:
 
 def gather(run: Run) -> Work:
     """Make the batches of training, validation and evaluation ready; with a frozen backbone its features are computed here."""
-    config, preprocessing = run.config, run.card.preprocessing
+    config, preprocessing, share = run.config, run.card.preprocessing, run.world.share
     splits = {split.name: split for split in (run.validation, run.reported)}
     loaders = {
-        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device, share=share)
         for name, split in splits.items()
     }
     if config.model.frozen_backbone:
@@ -174,7 +177,9 @@ def gather(run: Run) -> Work:
         sampler=config.sampler,
         workers=config.workers,
         device=run.device,
+        share=share,
     )
+    run.world.share_model(run.model, train.whole_batch)
     teacher, num_classes = teacher_of(run), len(run.images.class_names)
     if teacher is None:
         return Work(run.model, Classification(config.task, num_classes, config.seed), train, loaders)
@@ -184,6 +189,10 @@ def gather(run: Run) -> Work:
 def _gather_features(run: Run, loaders: Mapping[str, EvalLoader]) -> Work:
     """Send every image through the frozen backbone once, and go on with what comes out."""
     config = run.config
+    if run.world.size > 1:
+        raise ConfigError(
+            "The features of a frozen backbone are computed once, and its head is trained by one process.", remedy="without --devices"
+        )
     dtype = autocast_dtype(config.precision, run.device)
     train = EvalLoader(run.train, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
     total = sum(len(loader.split) for loader in (train, *loaders.values()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import shutil
 import time
 from collections.abc import Mapping
@@ -12,19 +13,20 @@ from typing import Any
 
 import torch
 
-from kawara.config import to_yaml
+from kawara.config import from_dict, to_dict, to_yaml
+from kawara.data.loading import EvalLoader
 from kawara.errors import ConfigError, RunFolderError
 from kawara.files import write_json, write_text
 from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed_everything, threads
-from kawara.tasks.classification import classify
 from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
+from kawara.training.distributed import ALONE, World, joined
 from kawara.training.loop import FitResult, Loop, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, latest_run, next_free
-from kawara.verbs.evaluation import Evaluation, judge
+from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, judge
 from kawara.verbs.planning import TrainRequest, make_plan
 from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
@@ -114,8 +116,8 @@ def train(
         config=None if config is None else str(config),
         settings=dict(settings or {}),
     )
-    with Reporter(quiet=quiet) as reporter:
-        return run_training(request, reporter)
+    with joined(device) as world, Reporter(quiet=quiet or not world.is_first) as reporter:
+        return run_training(request, reporter, world=world)
 
 
 def resolve(request: TrainRequest, reporter: Reporter) -> RunConfig:
@@ -123,23 +125,21 @@ def resolve(request: TrainRequest, reporter: Reporter) -> RunConfig:
     return make_plan(request, reporter, None).config
 
 
-def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float | None = None) -> TrainResult:
-    """Do everything that `kawara train` does."""
+def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float | None = None, world: World = ALONE) -> TrainResult:
+    """Do everything that `kawara train` does; in a `world` of several processes, this one's part of it."""
     started_at = time.monotonic() if started_at is None else started_at
     keep_large_buffers()
-    folder = _reopened_folder(request) if request.resume else _new_folder(request)
-    plan = make_plan(request, reporter, folder if request.resume else None)
-    seed_everything(plan.config.seed)
-    run = prepare(plan, folder, reporter)
+    run = _settle(request, reporter, world) if world.is_first else _follow(request, reporter, world)
+    plan, folder = run.plan, run.folder
     _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
         announce(run)
         work = gather(run)
         loop = _loop(run, work, started_at)
-        if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
+        if not request.resume and world.is_first:  # made only now: a mistake found above leaves nothing on the disk
             folder.make()
             write_text(folder.config, to_yaml(plan.config))
-            write_json(folder.environment, environment() | {"device": str(plan.device)})
+            write_json(folder.environment, environment() | {"device": str(plan.device), "processes": world.size})
         elif folder.last.exists():
             loop.resume()
             reporter.say(f"resuming at step {loop.progress.step}")
@@ -150,6 +150,24 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
             )
             return _result(run, fitted, None)
         return _finish(run, work, loop, fitted)
+
+
+def _settle(request: TrainRequest, reporter: Reporter, world: World) -> Run:
+    """Choose and prepare the run, then tell the other processes, which find the images decoded."""
+    folder = _reopened_folder(request) if request.resume else _new_folder(request)
+    plan = make_plan(request, reporter, folder if request.resume else None)
+    seed_everything(plan.config.seed)
+    run = prepare(plan, folder, reporter, world)
+    world.tell("run", json.dumps({"folder": str(folder.path), "config": to_dict(plan.config)}))
+    return run
+
+
+def _follow(request: TrainRequest, reporter: Reporter, world: World) -> Run:
+    """Prepare the run that the first process chose."""
+    told = json.loads(world.tell("run", None))
+    plan = make_plan(request, reporter, None, from_dict(RunConfig, told["config"]))
+    seed_everything(plan.config.seed)
+    return prepare(plan, RunFolder(told["folder"]), reporter, world)
 
 
 def _check_time_left(config: RunConfig, seconds: float) -> None:
@@ -194,13 +212,14 @@ def _loop(run: Run, work: Work, started_at: float) -> Loop:
     config = run.config
 
     def validate(candidate: torch.nn.Module) -> dict[str, float]:
-        answers = classify(candidate, work.evaluation[run.validation.name], autocast_dtype(config.precision, run.device))
+        answers = run.world.classify(candidate, work.evaluation[run.validation.name], autocast_dtype(config.precision, run.device))
         metrics = classification_metrics(*answers, resamples=1)
         return {name: metrics[name] for name in ("top1", "nll", "balanced_accuracy")}
 
     return Loop(
         work.model, work.task, work.train, validate, config, run.folder,
         device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
+        world=run.world,
     )  # fmt: skip
 
 
@@ -210,19 +229,21 @@ def _reserve(run: Run, work: Work) -> float:
         return 0.0
     loader = work.evaluation[run.reported.name]
     each = seconds_per_image(work.model, loader, autocast_dtype(run.config.precision, run.device))
-    return each * (len(run.validation) + len(run.reported)) + REPORT_SECONDS
+    return each * (len(run.validation) + len(run.reported)) / run.world.size + REPORT_SECONDS
 
 
 def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
     """Measure the trained model on the reported part and write model file, metrics and report."""
     has_test = run.reported is not run.validation
+    run.world.wait()  # until the first process has written them
     work.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
-    answers = classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
+    answers = run.world.classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
+    if not run.world.is_first:
+        return _result(run, fitted, None)
     evaluation = judge(*answers, run.card, split=run.reported.name, skipped=run.images.skipped)
     if isinstance(work.task, Distillation):
-        evaluation.metrics["agreement"] = agreement(
-            run.model, work.task.teacher, work.evaluation[run.reported.name], autocast_dtype("auto", run.device)
-        )
+        loader = EvalLoader(run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, device=run.device)
+        evaluation.metrics["agreement"] = agreement(run.model, work.task.teacher, loader, autocast_dtype("auto", run.device))
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
     save_model(run.folder.model, run.model.state_dict(), card)
     result = _result(run, fitted, evaluation)
