@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import difflib
 import json
+import os
 import sys
 import time
 from typing import Any, NoReturn
 
 STARTED_AT = time.monotonic()
 
-from kawara.errors import KawaraError, UserError  # noqa: E402  the clock of a run starts before torch is imported
+from kawara.errors import KawaraError, ProcessLostError, UserError  # noqa: E402  the clock of a run starts before torch is imported
 
 EPILOG = """\
 start here:
@@ -331,6 +332,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except ProcessLostError as error:  # whoever started both knows what ended the other
+        return error.exit_code if "KAWARA_STARTED_BY_DEVICES" in os.environ else _fail(options, error, error.exit_code)
     except KawaraError as error:
         return _fail(options, error, error.exit_code)
     except Exception as error:
@@ -343,7 +346,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
-    prefix = "kawara" if code == 2 else "kawara: this is our mistake, please report it"
+    prefix = "kawara" if isinstance(error, UserError) else "kawara: this is our mistake, please report it"
     print(f"{prefix}: {error}", file=sys.stderr)
     if options.json:
         report: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}

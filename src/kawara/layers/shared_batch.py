@@ -29,11 +29,13 @@ from kawara.layers.residual import StochasticDepth
 def share_batch(model: nn.Module, rows: list[Tensor], rank: int) -> None:
     """Replace the layers of `model` that look at the whole batch by such as share it; parameters and names stay.
 
-    `rows` says which rows of the batch each process holds; this one is number `rank`. Raises ConfigError for dropout inside attention,
+    `rows` says which rows of the batch each process holds; this one is number `rank`. They are no buffers: those are made equal in all
+    processes by others. Raises ConfigError for dropout inside attention,
     whose draws belong to a kernel.
     """
-    num_rows = torch.tensor([len(part) for part in rows])
-    mine, batch_size = rows[rank], int(num_rows.sum())
+    device = next(model.parameters()).device
+    num_rows = torch.tensor([len(part) for part in rows], device=device)
+    mine, batch_size = rows[rank].to(device), int(num_rows.sum())
     for module in list(model.modules()):
         if getattr(module, "attention_dropout", 0.0):
             raise ConfigError(
@@ -45,7 +47,7 @@ def share_batch(model: nn.Module, rows: list[Tensor], rank: int) -> None:
             elif type(child) is StochasticDepth:
                 setattr(module, name, SharedStochasticDepth(child.rate, mine, batch_size))
             elif type(child) is nn.BatchNorm2d:
-                setattr(module, name, SharedBatchNorm(child, num_rows / batch_size, rank))
+                setattr(module, name, SharedBatchNorm(child, num_rows, rank))
 
 
 class SharedDropout(nn.Dropout):
@@ -53,8 +55,7 @@ class SharedDropout(nn.Dropout):
 
     def __init__(self, rate: float, rows: Tensor, batch_size: int):
         super().__init__(rate)
-        self.batch_size = batch_size
-        self.register_buffer("rows", rows, persistent=False)
+        self.rows, self.batch_size = rows, batch_size
 
     def forward(self, input: Tensor) -> Tensor:
         if self.p == 0.0 or not self.training:
@@ -67,8 +68,7 @@ class SharedStochasticDepth(StochasticDepth):
 
     def __init__(self, rate: float, rows: Tensor, batch_size: int):
         super().__init__(rate)
-        self.batch_size = batch_size
-        self.register_buffer("rows", rows, persistent=False)
+        self.rows, self.batch_size = rows, batch_size
 
     def forward(self, branch: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
@@ -77,26 +77,25 @@ class SharedStochasticDepth(StochasticDepth):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with the statistics of the whole batch; `shares` (N,) are the parts of it that the processes hold."""
+    """Batch normalisation with the statistics of the whole batch, of which process r holds `num_rows[r]` rows."""
 
-    def __init__(self, norm: nn.BatchNorm2d, shares: Tensor, rank: int):
+    def __init__(self, norm: nn.BatchNorm2d, num_rows: Tensor, rank: int):
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var, self.num_batches_tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
-        self.rank = rank
-        self.register_buffer("shares", shares, persistent=False)
+        self.num_rows, self.rank = num_rows, rank
         self.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:
         if not self.training:
             return super().forward(input)
-        image = input.float()
+        image = input.to(torch.promote_types(input.dtype, torch.float32))
         variance, mean = torch.var_mean(image, dim=(0, 2, 3), correction=0)
-        means, variances = _Gather.apply(torch.stack((mean, variance)), len(self.shares), self.rank).unbind(1)
-        shares = self.shares[:, None]
+        means, variances = _Gather.apply(torch.stack((mean, variance)), len(self.num_rows), self.rank).unbind(1)
+        shares = (self.num_rows.to(mean.dtype) / self.num_rows.sum())[:, None]
         mean = (shares * means).sum(dim=0)
         variance = (shares * (variances + (means - mean).square())).sum(dim=0)
-        count = image.shape[0] * image.shape[2] * image.shape[3] / self.shares[self.rank]
+        count = self.num_rows.sum() * image.shape[2] * image.shape[3]
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # type: ignore[union-attr, arg-type]

@@ -17,6 +17,7 @@ import datetime
 import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -118,7 +119,8 @@ class World:
         """Return the function (batch, micro-step) → (loss, number right) whose gradients are those of the whole batch."""
         if self.size == 1:
             return lambda batch, step: task.loss(model, batch, step)
-        parallel = DistributedDataParallel(_SharedLoss(task, model, self.size), broadcast_buffers=False)
+        with warnings.catch_warnings(action="ignore", category=FutureWarning):  # the name that follows is not in every torch yet
+            parallel = DistributedDataParallel(_SharedLoss(task, model, self.size), broadcast_buffers=False)
 
         def loss(batch: Batch, step: int) -> tuple[Tensor, Tensor]:
             parallel.require_backward_grad_sync = (step + 1) % accumulate == 0
@@ -157,6 +159,7 @@ def joined(device: str | None = None) -> Iterator[World]:
         yield ALONE
         return
     _end_with_parent()
+    warnings.filterwarnings("ignore", message="Grad strides do not match")  # of convolutions with one channel; costs nothing that matters
     backend = "gloo"
     if choose_device(device).type == "cuda":
         local = int(os.environ.get("LOCAL_RANK", "0"))
@@ -171,7 +174,7 @@ def joined(device: str | None = None) -> Iterator[World]:
     except RuntimeError as error:
         if not _names_connection(error):
             raise
-        raise ProcessLostError(error) from None
+        raise ProcessLostError(str(error).split(". ")[0]) from None
     finally:
         if dist.is_initialized():
             dist.destroy_process_group()

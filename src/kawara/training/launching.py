@@ -25,6 +25,9 @@ from kawara.data.pools import num_cores
 from kawara.errors import ConfigError, ProcessLostError, UserError
 from kawara.runtime import choose_device
 
+STARTED_HERE = "KAWARA_STARTED_BY_DEVICES"
+"""Set in processes whose starter tells the person how they ended."""
+
 GRACE_S = 3.0
 """How long the others may take to end by themselves once one has failed."""
 
@@ -62,7 +65,7 @@ def launch(arguments: Sequence[str], num_processes: int, *, device: str | None) 
             return code  # the first process has said why
         raise ProcessFailedError(
             f"Process {failed.rank} of {num_processes} {_ending(code)}; the others were ended.",
-            got=_last_words(failed),
+            got=_last_words(failed) if code > 0 else None,
             remedy="the same command with --resume goes on from the last checkpoint, on as many processes as you like",
         )
 
@@ -77,6 +80,7 @@ def _check(num_processes: int, device: str | None) -> None:
 def _start(arguments: Sequence[str], rank: int, size: int, port: int, stack: contextlib.ExitStack) -> _Worker:
     words = None if rank == 0 else stack.enter_context(tempfile.TemporaryFile())
     place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    place |= {STARTED_HERE: 1}
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // size))
     process = subprocess.Popen(
         [sys.executable, "-m", "kawara", *arguments],
