@@ -86,7 +86,9 @@ def build_parser() -> _Parser:
     train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
     train.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out (default: the latest)")
     train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
-    train.add_argument("--devices", type=int, metavar="N", help="train with N processes, each on a GPU of its own; the result stays the same")
+    train.add_argument(
+        "--devices", type=int, metavar="N", help="train with N processes, each on a GPU of its own; the result stays the same"
+    )
     train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
@@ -114,6 +116,8 @@ def build_parser() -> _Parser:
     predict.add_argument("images", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="images; - reads paths from stdin, one a line")
     predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to list (default 5)")
     predict.add_argument("--csv", action="store_true", help="print CSV on stdout")
+    predict.add_argument("--out", metavar="DIR", help="write Parquet files into DIR; the same command goes on where it was interrupted")
+    predict.add_argument("--engine", default="local", choices=["local", "ray"], help="with --out: here (default), or on all that Ray has")
     predict.add_argument("--device", metavar="NAME")
     predict.add_argument("--batch-size", type=int, default=64, metavar="N")
 
@@ -213,6 +217,8 @@ examples:
   kawara train photos/ --pretrained hub:facebook/dinov2-small --freeze backbone    only a new head, in seconds
   kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
   kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
+  kawara train photos/ --devices 4                       four processes, a GPU each: the same result sooner
+  torchrun --nnodes 2 --nproc-per-node 4 -m kawara train photos/         several machines
   kawara train photos/ --out runs/photos-1 --resume      after an interruption
 
 A folder may hold train/, val/ and test/, or just one sub-folder a class: then kawara holds out images by their content,
@@ -256,6 +262,7 @@ examples:
   kawara predict model.safetensors photo.jpg
   kawara predict model.safetensors photos/ --csv > answers.csv
   find . -name '*.jpg' | kawara predict model.safetensors - --json
+  kawara predict model.safetensors archive/ --engine ray --out labels      millions of images, on all cores, GPUs or a cluster
 """
 
 INSPECT_EPILOG = """\

@@ -100,5 +100,7 @@ class ProcessLostError(UserError):
 
     def __init__(self, reason: object):
         super().__init__(
-            "Another process of this training has gone.", got=reason, remedy="the same command with --resume, on as many processes as you like"
+            "Another process of this training has gone.",
+            got=reason,
+            remedy="the same command with --resume, on as many processes as you like",
         )

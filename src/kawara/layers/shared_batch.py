@@ -34,8 +34,8 @@ def share_batch(model: nn.Module, rows: list[Tensor], rank: int) -> None:
     whose draws belong to a kernel.
     """
     device = next(model.parameters()).device
-    num_rows = torch.tensor([len(part) for part in rows], device=device)
-    mine, batch_size = rows[rank].to(device), int(num_rows.sum())
+    mine, batch_size = rows[rank].to(device), sum(map(len, rows))
+    shares = torch.tensor([len(part) / batch_size for part in rows], dtype=torch.float64, device=device)
     for module in list(model.modules()):
         if getattr(module, "attention_dropout", 0.0):
             raise ConfigError(
@@ -47,7 +47,7 @@ def share_batch(model: nn.Module, rows: list[Tensor], rank: int) -> None:
             elif type(child) is StochasticDepth:
                 setattr(module, name, SharedStochasticDepth(child.rate, mine, batch_size))
             elif type(child) is nn.BatchNorm2d:
-                setattr(module, name, SharedBatchNorm(child, num_rows, rank))
+                setattr(module, name, SharedBatchNorm(child, shares, rank, batch_size))
 
 
 class SharedDropout(nn.Dropout):
@@ -77,13 +77,13 @@ class SharedStochasticDepth(StochasticDepth):
 
 
 class SharedBatchNorm(nn.BatchNorm2d):
-    """Batch normalisation with the statistics of the whole batch, of which process r holds `num_rows[r]` rows."""
+    """Batch normalisation with the statistics of the whole batch of B rows; process r holds `shares[r]` of it."""
 
-    def __init__(self, norm: nn.BatchNorm2d, num_rows: Tensor, rank: int):
+    def __init__(self, norm: nn.BatchNorm2d, shares: Tensor, rank: int, batch_size: int):
         super().__init__(norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
         self.weight, self.bias = norm.weight, norm.bias
         self.running_mean, self.running_var, self.num_batches_tracked = norm.running_mean, norm.running_var, norm.num_batches_tracked
-        self.num_rows, self.rank = num_rows, rank
+        self.shares, self.rank, self.batch_size = shares, rank, batch_size
         self.train(norm.training)
 
     def forward(self, input: Tensor) -> Tensor:
@@ -91,11 +91,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         image = input.to(torch.promote_types(input.dtype, torch.float32))
         variance, mean = torch.var_mean(image, dim=(0, 2, 3), correction=0)
-        means, variances = _Gather.apply(torch.stack((mean, variance)), len(self.num_rows), self.rank).unbind(1)
-        shares = (self.num_rows.to(mean.dtype) / self.num_rows.sum())[:, None]
+        means, variances = _Gather.apply(torch.stack((mean, variance)), len(self.shares), self.rank).unbind(1)
+        shares = self.shares.to(mean.dtype)[:, None]
         mean = (shares * means).sum(dim=0)
         variance = (shares * (variances + (means - mean).square())).sum(dim=0)
-        count = self.num_rows.sum() * image.shape[2] * image.shape[3]
+        count = self.batch_size * image.shape[2] * image.shape[3]
         with torch.no_grad():
             self.running_mean.lerp_(mean, self.momentum)  # type: ignore[union-attr, arg-type]
             self.running_var.lerp_(variance * (count / (count - 1)), self.momentum)  # type: ignore[union-attr, arg-type]

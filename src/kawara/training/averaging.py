@@ -22,8 +22,8 @@ class WeightAverage:
         averages, values = [], []
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                averages.append(self.state[name])
-                values.append(tensor)
+                averages.append(_held(self.state[name]))
+                values.append(_held(tensor))
             else:
                 self.state[name].copy_(tensor)
         torch._foreach_lerp_(averages, values, 1 - decay)
@@ -35,3 +35,8 @@ class WeightAverage:
             present = tensor.clone()
             tensor.copy_(self.state[name])
             self.state[name].copy_(present)
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds: all of it, unless it is divided (`sharding`)."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor

@@ -20,7 +20,8 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -32,8 +33,11 @@ from kawara.data.loading import Batch, EvalLoader
 from kawara.data.sharing import Share
 from kawara.errors import ConfigError, ProcessLostError
 from kawara.layers.shared_batch import share_batch
-from kawara.runtime import choose_device
+from kawara.runtime import autocast_dtype, choose_device
 from kawara.tasks.classification import classify
+from kawara.training.averaging import WeightAverage
+from kawara.training.checkpoint import load_checkpoint, save_checkpoint, save_weights
+from kawara.training.run_config import RunConfig
 
 PATIENCE = datetime.timedelta(days=2)
 """How long processes wait for the first one to decode a data set."""
@@ -48,6 +52,7 @@ class World:
     rank: int = 0
     size: int = 1
     store: dist.Store | None = None
+    is_sharded: ClassVar[bool] = False
 
     @property
     def is_first(self) -> bool:
@@ -110,6 +115,34 @@ class World:
         dist.all_reduce(whole)
         return (whole[:, 1:] / whole[:, :1]).cpu().numpy(), loader.split.labels  # where two answered for an image, both said the same
 
+    def whole_state(self, model: nn.Module) -> dict[str, Tensor]:
+        """Return the weights of `model`."""
+        return model.state_dict()
+
+    def load_state(self, model: nn.Module, state: dict[str, Tensor]) -> None:
+        """Take up weights."""
+        model.load_state_dict(state)
+
+    def has_checkpoint(self, path: Path) -> bool:
+        """Whether there is something to resume from at `path`."""
+        return path.exists()
+
+    def save_weights(self, path: Path, model: nn.Module, progress: dict[str, Any]) -> None:
+        """Write the weights alone."""
+        if self.is_first:
+            save_weights(path, model.state_dict(), progress)
+
+    def save(
+        self, path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: WeightAverage | None, progress: dict[str, Any]
+    ) -> None:
+        """Write the state of training. What is written does not depend on the number of processes."""
+        if self.is_first:
+            save_checkpoint(path, model, optimizers, average, progress)
+
+    def load(self, path: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], average: WeightAverage | None) -> dict[str, Any]:
+        """Restore what `save` wrote and return its progress. Raises ModelFileError if it is damaged."""
+        return load_checkpoint(path, model, optimizers, average)
+
     def wait(self) -> None:
         """Wait until every process is here."""
         if self.size > 1:
@@ -120,7 +153,7 @@ class World:
         if self.size == 1:
             return lambda batch, step: task.loss(model, batch, step)
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # the name that follows is not in every torch yet
-            parallel = DistributedDataParallel(_SharedLoss(task, model, self.size), broadcast_buffers=False)
+            parallel = DistributedDataParallel(SharedLoss(task, model, self.size), broadcast_buffers=False)
 
         def loss(batch: Batch, step: int) -> tuple[Tensor, Tensor]:
             parallel.require_backward_grad_sync = (step + 1) % accumulate == 0
@@ -129,7 +162,7 @@ class World:
         return loss
 
 
-class _SharedLoss(nn.Module):
+class SharedLoss(nn.Module):
     """The loss as a module around the model, so that gradients are averaged whatever method of it a task calls."""
 
     def __init__(self, task: Any, model: nn.Module, size: int):
@@ -147,6 +180,23 @@ ALONE = World()
 def is_one_of_many() -> bool:
     """Tell whether a launcher started this process together with others."""
     return int(os.environ.get("WORLD_SIZE", "1")) > 1
+
+
+def sharded(world: World, config: RunConfig, device: torch.device) -> World:
+    """Return the world that `config` asks for: `world`, or one that divides the model. Raises ConfigError for what that cannot do."""
+    if not config.shard:
+        return world
+    if world.size == 1:
+        raise ConfigError("shard=true divides the model among processes, and there is only this one.", remedy="--devices 2")
+    if config.optimizer.name == "muon":
+        raise ConfigError("Muon needs whole matrices, and shard=true cuts them.", remedy="--set optimizer.name=adamw")
+    if config.distillation.teacher:
+        raise ConfigError("shard=true and a teacher do not go together.", remedy="--set shard=false")
+    if autocast_dtype(config.precision, device) == torch.float16:
+        raise ConfigError("shard=true has no loss scaling for float16.", remedy="--set precision=float32")
+    from kawara.training.sharding import ShardedWorld  # slow to import
+
+    return ShardedWorld(world.rank, world.size, world.store)
 
 
 @contextlib.contextmanager

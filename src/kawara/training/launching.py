@@ -1,7 +1,7 @@
 """`kawara train --devices N`: start N processes of the same command, watch them, and end the rest when one ends.
 
-Each is told its number as `torchrun` would tell it (see `distributed`). The first one speaks to the person; what the others say on stderr is
-kept, and shown if one of them is the first to fail.
+Each is told its number as `torchrun` would tell it (see `distributed`). The first one speaks to the person; what the others say on stderr
+is kept, and shown if one of them is the first to fail.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def launch(arguments: Sequence[str], num_processes: int, *, device: str | None) 
             return 0
         code = failed.process.returncode
         codes = {worker.process.returncode for worker in workers}
-        if failed.rank == 0 and code > 0 or codes <= {code, ProcessLostError.exit_code} and code == _INTERRUPTED:
+        if (failed.rank == 0 and code > 0) or (codes <= {code, ProcessLostError.exit_code} and code == _INTERRUPTED):
             return code  # the first process has said why
         raise ProcessFailedError(
             f"Process {failed.rank} of {num_processes} {_ending(code)}; the others were ended.",
@@ -78,9 +78,9 @@ def _check(num_processes: int, device: str | None) -> None:
 
 
 def _start(arguments: Sequence[str], rank: int, size: int, port: int, stack: contextlib.ExitStack) -> _Worker:
-    words = None if rank == 0 else stack.enter_context(tempfile.TemporaryFile())
-    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    place |= {STARTED_HERE: 1}
+    words = None if rank == 0 else stack.enter_context(tempfile.TemporaryFile())  # noqa: SIM115  the stack closes it
+    place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    place |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, STARTED_HERE: 1}
     threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, num_cores() // size))
     process = subprocess.Popen(
         [sys.executable, "-m", "kawara", *arguments],

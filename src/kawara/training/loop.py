@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,6 @@ from kawara.data.loading import Batch
 from kawara.errors import ConfigError, DivergedError, KawaraError, OutOfMemoryError
 from kawara.runtime import autocast_dtype, peak_memory_bytes
 from kawara.training.averaging import WeightAverage
-from kawara.training.checkpoint import load_checkpoint, save_checkpoint
 from kawara.training.distributed import ALONE, LossFunction, World
 from kawara.training.optimizer import build_optimizers, clip_gradients, set_rate
 from kawara.training.progress import Reporter, format_seconds
@@ -123,7 +122,7 @@ class Loop:
 
     def resume(self) -> None:
         """Take up the state of the last checkpoint. Raises ModelFileError if it is damaged."""
-        saved = load_checkpoint(self.folder.last, self.model, self.optimizers, self.average)
+        saved = self.world.load(self.folder.last, self.model, self.optimizers, self.average)
         self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
         if self.scaler.is_enabled():
             self.scaler.load_state_dict(saved["scaler"])
@@ -258,8 +257,7 @@ class Loop:
             self.progress.validated_at = share
             if scores["top1"] >= self.progress.best_score:  # of equals the later, annealed further
                 self.progress.best_score, self.progress.best_step = scores["top1"], self.progress.step
-                if self.world.is_first:
-                    save_checkpoint(self.folder.best, self.model, [], None, {"step": self.progress.step, **scores})
+                self.world.save_weights(self.folder.best, self.model, {"step": self.progress.step, **scores})
         if self.world.is_first:
             self.folder.journal.write(
                 "validation", self.progress.step, progress=round(share, 5), seconds=round(self.clock.seconds, 2), **scores
@@ -288,8 +286,7 @@ class Loop:
         state = asdict(self.progress)
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
-        if self.world.is_first:
-            save_checkpoint(self.folder.last, self.model, self.optimizers, self.average, state)
+        self.world.save(self.folder.last, self.model, self.optimizers, self.average, state)
 
     def _out_of_memory(self, batch: Batch) -> KawaraError:
         """Find, by halving, a batch that fits, and say so."""

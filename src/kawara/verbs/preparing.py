@@ -106,7 +106,9 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, world: World = AL
     if plan.start is None:
         mean, std = _color_statistics(train, preprocessing.channels)
         preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    model = starting_model(plan, len(images.class_names)).to(plan.device)
+    model = starting_model(plan, len(images.class_names))
+    if not world.is_sharded:  # else it may not fit, and is moved block by block
+        model = model.to(plan.device)
     card = ModelCard(
         name=plan.config.model.name,
         config=model.config,

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from kawara import models
 from kawara.config import from_dict, to_dict, to_yaml
 from kawara.data.loading import EvalLoader
 from kawara.errors import ConfigError, RunFolderError
@@ -21,7 +22,7 @@ from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed
 from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
-from kawara.training.distributed import ALONE, World, joined
+from kawara.training.distributed import ALONE, World, joined, sharded
 from kawara.training.loop import FitResult, Loop, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
@@ -140,7 +141,7 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
             folder.make()
             write_text(folder.config, to_yaml(plan.config))
             write_json(folder.environment, environment() | {"device": str(plan.device), "processes": world.size})
-        elif folder.last.exists():
+        elif run.world.has_checkpoint(folder.last):
             loop.resume()
             reporter.say(f"resuming at step {loop.progress.step}")
         fitted = loop.fit(reserve_seconds=_reserve(run, work))
@@ -157,7 +158,7 @@ def _settle(request: TrainRequest, reporter: Reporter, world: World) -> Run:
     folder = _reopened_folder(request) if request.resume else _new_folder(request)
     plan = make_plan(request, reporter, folder if request.resume else None)
     seed_everything(plan.config.seed)
-    run = prepare(plan, folder, reporter, world)
+    run = prepare(plan, folder, reporter, sharded(world, plan.config, plan.device))
     world.tell("run", json.dumps({"folder": str(folder.path), "config": to_dict(plan.config)}))
     return run
 
@@ -167,7 +168,7 @@ def _follow(request: TrainRequest, reporter: Reporter, world: World) -> Run:
     told = json.loads(world.tell("run", None))
     plan = make_plan(request, reporter, None, from_dict(RunConfig, told["config"]))
     seed_everything(plan.config.seed)
-    return prepare(plan, RunFolder(told["folder"]), reporter, world)
+    return prepare(plan, RunFolder(told["folder"]), reporter, sharded(world, plan.config, plan.device))
 
 
 def _check_time_left(config: RunConfig, seconds: float) -> None:
@@ -236,8 +237,9 @@ def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
     """Measure the trained model on the reported part and write model file, metrics and report."""
     has_test = run.reported is not run.validation
     run.world.wait()  # until the first process has written them
-    work.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
+    run.world.load_state(work.model, _weights_to_keep(run.folder, fitted, has_test))
     answers = run.world.classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
+    state = run.world.whole_state(run.model)
     if not run.world.is_first:
         return _result(run, fitted, None)
     evaluation = judge(*answers, run.card, split=run.reported.name, skipped=run.images.skipped)
@@ -245,9 +247,11 @@ def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
         loader = EvalLoader(run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, device=run.device)
         evaluation.metrics["agreement"] = agreement(run.model, work.task.teacher, loader, autocast_dtype("auto", run.device))
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
-    save_model(run.folder.model, run.model.state_dict(), card)
+    save_model(run.folder.model, state, card)
     result = _result(run, fitted, evaluation)
-    write_report(run.folder, card, run.model, run.images, evaluation, result.to_dict() | {"reason": run.plan.reason})
+    with torch.device("meta"):  # to be counted: the trained one may be divided among processes
+        counted = models.build(card.config)
+    write_report(run.folder, card, counted, run.images, evaluation, result.to_dict() | {"reason": run.plan.reason})
     result = dataclasses.replace(result, seconds=round(loop.clock.seconds, 2))
     write_json(run.folder.metrics, result.to_dict() | {"confusion": evaluation.confusion.tolist(), "per_class": evaluation.per_class})
     run.folder.journal.write("finished", fitted.steps, seconds=result.seconds, split=evaluation.split, top1=evaluation.metrics["top1"])

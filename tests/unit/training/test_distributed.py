@@ -16,7 +16,7 @@ from kawara.errors import ConfigError
 from kawara.training.distributed import ALONE, World
 
 sys.path.insert(0, str(Path(__file__).parent))
-import together  # noqa: E402
+import together
 
 SIZE = 2
 
@@ -43,7 +43,7 @@ def start(*arguments: str, size: int = SIZE) -> None:
 @pytest.fixture(scope="module")
 def two(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("two")
-    start(str(folder))
+    start(str(folder), "train")
     return folder
 
 
@@ -59,7 +59,7 @@ def journal(folder: Path, event: str) -> list[dict]:
 
 
 def test_two_processes_compute_the_gradients_and_statistics_of_one(two):
-    found = torch.load(two / "results.pt", weights_only=True)["gradients"]
+    found = torch.load(two / "train.pt", weights_only=True)["gradients"]
     expected = together.gradients(ALONE)
     assert found.keys() == expected.keys()
     for name, value in expected.items():
@@ -67,7 +67,7 @@ def test_two_processes_compute_the_gradients_and_statistics_of_one(two):
 
 
 def test_two_processes_train_what_one_trains(two, one):
-    found = torch.load(two / "results.pt", weights_only=True)["weights"]
+    found = torch.load(two / "train.pt", weights_only=True)["weights"]
     for name, value in one[1].items():
         torch.testing.assert_close(found[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
     for expected, record in zip(journal(one[0], "validation"), journal(two / "run", "validation"), strict=True):
@@ -82,6 +82,21 @@ def test_what_two_began_one_ends(two, one):
     state = together.train(ALONE, two / "stopped", resume=True)
     for name, value in one[1].items():
         torch.testing.assert_close(state[name], value, atol=2e-5, rtol=1e-4, msg=lambda text, name=name: f"{name}: {text}")
+
+
+@pytest.mark.slow
+def test_a_divided_model_is_trained_as_a_whole_one_and_resumed_on_another_number_of_processes(tmp_path):
+    expected = together.train(ALONE, tmp_path / "whole", optimizer=together.ADAMW)
+    start(str(tmp_path), "shard")
+    start(str(tmp_path), "resume", size=3)
+    for what in ("shard", "resume"):
+        found = torch.load(tmp_path / f"{what}.pt", weights_only=True)["weights"]
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(
+                found[name], value, atol=2e-5, rtol=1e-3, msg=lambda text, where=f"{what} {name}": f"{where}: {text}"
+            )
+    assert [path.suffix for path in (tmp_path / "run" / "checkpoints" / "step-00000020").iterdir()] == [".safetensors"] * 2
 
 
 @pytest.mark.parametrize("size", [1, 2, 3, 5])

@@ -1,4 +1,4 @@
-"""What `test_distributed.py` lets two processes do together: `python together.py OUT`, with the variables of a launcher."""
+"""What the tests let two processes do together: `python together.py OUT [shard]`, with the variables of a launcher."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from kawara.data.stores import TensorStore
 from kawara.layers.residual import StochasticDepth
 from kawara.models import create_model
 from kawara.tasks.classification import Classification, ClassificationConfig
-from kawara.training.distributed import ALONE, World, joined
+from kawara.training.distributed import World, joined, sharded
 from kawara.training.loop import Loop
 from kawara.training.optimizer import OptimizerConfig
 from kawara.training.progress import Reporter
@@ -34,11 +34,13 @@ def split() -> ImageSplit:
     generator = torch.Generator().manual_seed(7)
     images_u8 = torch.randint(0, 256, (NUM_IMAGES, 1, 8, 8), dtype=torch.uint8, generator=generator)
     labels = (images_u8.float().mean(dim=(1, 2, 3)) > 127).long().numpy()
-    return ImageSplit("train", TensorStore(images_u8), labels, [f"{i}.png" for i in range(NUM_IMAGES)], np.zeros((NUM_IMAGES, 32), np.uint8))
+    return ImageSplit(
+        "train", TensorStore(images_u8), labels, [f"{i}.png" for i in range(NUM_IMAGES)], np.zeros((NUM_IMAGES, 32), np.uint8)
+    )
 
 
 def train(world: World, folder: Path, *, steps: int = 20, resume: bool = False, **settings: object) -> dict[str, Tensor]:
-    """Train with everything that looks at a batch as a whole: the recipe `small`, Mixup, CutMix, dropout, stochastic depth, average, clipping."""
+    """Train with all that looks at the whole batch: Muon, Mixup, CutMix, dropout, stochastic depth, average, clipping."""
     torch.manual_seed(0)
     values = {
         "length": "20 steps", "batch_size": 30, "accumulate": 2, "average_decay": 0.9,
@@ -46,6 +48,7 @@ def train(world: World, folder: Path, *, steps: int = 20, resume: bool = False, 
         "schedule": ScheduleConfig(kind="linear", warmup="10%"),
     } | settings  # fmt: skip
     config = RunConfig(**values)  # type: ignore[arg-type]
+    world = sharded(world, config, torch.device("cpu"))
     augmentation = Augmentation(AugmentConfig(crop="pad", pad_px=1, flip=0.5, erasing=0.3), PREPROCESSING, 0)
     run_folder = RunFolder(folder)
     if world.is_first:
@@ -70,7 +73,11 @@ def train(world: World, folder: Path, *, steps: int = 20, resume: bool = False, 
         loop.resume()
     if steps < 20:
         loop.validate = _stop_at(loop, steps, validate)
-    return dict(loop.fit().state)
+    state = loop.fit().state
+    if world.is_sharded:
+        world.load_state(model, state)
+        return world.whole_state(model)
+    return dict(state)
 
 
 def _stop_at(loop: Loop, step: int, validate):
@@ -123,14 +130,23 @@ def gradients(world: World, num_images: int = 9) -> dict[str, Tensor]:
     return found | {f"buffer {name}": buffer for name, buffer in net.named_buffers()}
 
 
-def main(out: Path) -> None:
+ADAMW = OptimizerConfig(name="adamw", lr=1e-3, clip_norm=1.0)
+
+
+def main(out: Path, what: str) -> None:
     torch.set_num_threads(1)
     with joined("cpu") as world:
-        results = {"gradients": gradients(world), "weights": train(world, out / "run")}
-        train(world, out / "stopped", steps=8)
+        if what == "shard":
+            results = {"weights": train(world, out / "run", shard=True, optimizer=ADAMW)}
+            train(world, out / "stopped", steps=8, shard=True, optimizer=ADAMW)
+        elif what == "resume":
+            results = {"weights": train(world, out / "stopped", resume=True, shard=True, optimizer=ADAMW)}
+        else:
+            results = {"gradients": gradients(world), "weights": train(world, out / "run")}
+            train(world, out / "stopped", steps=8)
         if world.is_first:
-            torch.save(results, out / "results.pt")
+            torch.save(results, out / f"{what}.pt")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), sys.argv[2])
