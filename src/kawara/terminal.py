@@ -33,10 +33,10 @@ def run(options: argparse.Namespace, *, started_at: float) -> int:
 
 def _train(options: argparse.Namespace, started_at: float) -> int:
     from kawara import verbs
-    from kawara.training.distributed import is_one_of_many, joined
-    from kawara.training.launching import launch
+    from kawara.training.distributed import joined
+    from kawara.training.launching import is_to_be_launched, launch
 
-    if options.devices is not None and not is_one_of_many() and not options.print_config:
+    if is_to_be_launched(options.devices) and not options.print_config:
         return launch(options.command_line, options.devices, device=options.device)
     request = verbs.TrainRequest(
         data=options.data,

@@ -24,6 +24,7 @@ import torch
 from kawara.data.pools import num_cores
 from kawara.errors import ConfigError, ProcessLostError, UserError
 from kawara.runtime import choose_device
+from kawara.training.distributed import is_one_of_many
 
 STARTED_HERE = "KAWARA_STARTED_BY_DEVICES"
 """Set in processes whose starter tells the person how they ended."""
@@ -44,6 +45,15 @@ class _Worker:
     rank: int
     process: subprocess.Popen[bytes]
     words: IO[bytes] | None
+
+
+def is_to_be_launched(num_processes: int | None) -> bool:
+    """Tell whether `--devices` asks for processes still to be started. Raises ConfigError where another launcher has started some."""
+    if num_processes is None or STARTED_HERE in os.environ:
+        return False
+    if is_one_of_many():
+        raise ConfigError("--devices starts processes, and torchrun has started some.", remedy="--nproc-per-node of torchrun alone")
+    return num_processes != 1
 
 
 def launch(arguments: Sequence[str], num_processes: int, *, device: str | None) -> int:

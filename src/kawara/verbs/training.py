@@ -132,18 +132,19 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     keep_large_buffers()
     run = _settle(request, reporter, world) if world.is_first else _follow(request, reporter, world)
     plan, folder = run.plan, run.folder
-    _check_time_left(plan.config, time.monotonic() - started_at)
+    if world.is_first:
+        _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
         announce(run)
         work = gather(run)
         loop = _loop(run, work, started_at)
-        if not request.resume and world.is_first:  # made only now: a mistake found above leaves nothing on the disk
+        if request.resume and run.world.has_checkpoint(folder.last):
+            loop.resume()
+            reporter.say(f"resuming at step {loop.progress.step}")
+        elif not request.resume and world.is_first:  # made only now: a mistake found above leaves nothing on the disk
             folder.make()
             write_text(folder.config, to_yaml(plan.config))
             write_json(folder.environment, environment() | {"device": str(plan.device), "processes": world.size})
-        elif run.world.has_checkpoint(folder.last):
-            loop.resume()
-            reporter.say(f"resuming at step {loop.progress.step}")
         fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
             reporter.say(
@@ -219,8 +220,7 @@ def _loop(run: Run, work: Work, started_at: float) -> Loop:
 
     return Loop(
         work.model, work.task, work.train, validate, config, run.folder,
-        device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
-        world=run.world,
+        device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys, world=run.world,
     )  # fmt: skip
 
 
@@ -244,7 +244,9 @@ def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
         return _result(run, fitted, None)
     evaluation = judge(*answers, run.card, split=run.reported.name, skipped=run.images.skipped)
     if isinstance(work.task, Distillation):
-        loader = EvalLoader(run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, device=run.device)
+        loader = EvalLoader(
+            run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=run.config.workers, device=run.device
+        )
         evaluation.metrics["agreement"] = agreement(run.model, work.task.teacher, loader, autocast_dtype("auto", run.device))
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
     save_model(run.folder.model, state, card)
