@@ -39,4 +39,4 @@ class WeightAverage:
 
 def _held(tensor: Tensor) -> Tensor:
     """Return the part of a tensor that this process holds: all of it, unless it is divided (`sharding`)."""
-    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
+    return getattr(tensor, "to_local", lambda: tensor)()
