@@ -91,7 +91,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
             return super().forward(input)
         image = input.to(torch.promote_types(input.dtype, torch.float32))
         variance, mean = torch.var_mean(image, dim=(0, 2, 3), correction=0)
-        means, variances = _Gather.apply(torch.stack((mean, variance)), len(self.shares), self.rank).unbind(1)
+        means, variances = _gathered(torch.stack((mean, variance)), len(self.shares), self.rank).unbind(1)
         shares = self.shares.to(mean.dtype)[:, None]
         mean = (shares * means).sum(dim=0)
         variance = (shares * (variances + (means - mean).square())).sum(dim=0)
@@ -103,6 +103,11 @@ class SharedBatchNorm(nn.BatchNorm2d):
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         return (image * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(input.dtype)
+
+
+@torch.compiler.disable  # a compiled graph ends where processes wait for each other
+def _gathered(values: Tensor, size: int, rank: int) -> Tensor:
+    return _Gather.apply(values, size, rank)
 
 
 class _Gather(torch.autograd.Function):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -48,25 +49,16 @@ class Labelling:
 
 @dataclass(frozen=True)
 class _Job:
-    """All that a worker needs: it may be in another process, on another machine."""
+    """What a worker needs beside its files: it may be in another process, on another machine."""
 
     model: str
-    files: tuple[str, ...]
-    folder: str
+    folder: Path
     top: int
     batch_size: int
-    part_files: int
     device: str | None
 
-    @property
-    def num_parts(self) -> int:
-        return -(-len(self.files) // self.part_files)
-
     def path(self, part: int) -> Path:
-        return Path(self.folder) / f"part-{part:06d}.parquet"
-
-    def files_of(self, part: int) -> Sequence[str]:
-        return self.files[part * self.part_files : (part + 1) * self.part_files]
+        return self.folder / f"part-{part:06d}.parquet"
 
 
 def label(
@@ -95,20 +87,20 @@ def label(
     predictor = load(model, device=device)
     predictor.require_classes()
     source = str(Path(model).resolve()) if Path(model).exists() else model
-    where = tuple(str(Path(file).resolve()) for file in files) if engine == "ray" else tuple(files)
-    job = _Job(source, where, str(Path(out).resolve()), top, batch_size, part_files, device)
-    _claim(job, Path(out), files, model)
-    missing = [part for part in range(job.num_parts) if not job.path(part).exists()]
-    done_before = job.num_parts - len(missing)
+    job = _Job(source, Path(out).resolve(), top, batch_size, device)
+    _claim(Path(out), model, files, {"part_files": part_files, "top": top})
+    parts = {number: files[start : start + part_files] for number, start in enumerate(range(0, len(files), part_files))}
+    missing = {part: names for part, names in parts.items() if not job.path(part).exists()}
+    done_before = len(parts) - len(missing)
     if done_before:
-        reporter.say(f"{done_before} of {job.num_parts} parts are done already.")
-    answers = _with_ray(job, missing, files) if engine == "ray" else (_answer(job, predictor, part, files) for part in missing)
+        reporter.say(f"{done_before} of {len(parts)} parts are done already.")
+    answers = _with_ray(job, missing) if engine == "ray" else (_answer(job, predictor, *part) for part in missing.items())
     for done, _ in enumerate(answers, start=done_before + 1):
-        reporter.progress("labelling", done / job.num_parts, f"{done} of {job.num_parts} parts of {part_files} files")
-    return Labelling(Path(out), len(files), _count_failed(job), job.num_parts, done_before)
+        reporter.progress("labelling", done / len(parts), f"{done} of {len(parts)} parts of {part_files} files")
+    return Labelling(Path(out), len(files), _count_failed(job, len(parts)), len(parts), done_before)
 
 
-def _claim(job: _Job, out: Path, files: Sequence[str], model: str) -> None:
+def _claim(out: Path, model: str, files: Sequence[str], settings: dict[str, int]) -> None:
     """Say in the folder what it is about, or check that this is what it is about."""
     inputs = "\n".join(f"{file}\0{_size(file)}" for file in files).encode("utf-8", "surrogateescape")
     about = {
@@ -117,9 +109,7 @@ def _claim(job: _Job, out: Path, files: Sequence[str], model: str) -> None:
         "model_digest": _digest_of_model(model),
         "files": len(files),
         "files_digest": hashlib.sha256(inputs).hexdigest(),
-        "part_files": job.part_files,
-        "top": job.top,
-    }
+    } | settings
     path = out / ABOUT
     if not path.exists():
         if out.exists() and (not out.is_dir() or any(out.iterdir())):
@@ -140,16 +130,15 @@ def _claim(job: _Job, out: Path, files: Sequence[str], model: str) -> None:
         )
 
 
-def _answer(job: _Job, predictor: Predictor, part: int, names: Sequence[str]) -> None:
-    """Write the file of one part; `names` are the files as they were given."""
+def _answer(job: _Job, predictor: Predictor, part: int, names: Sequence[str], files: Sequence[str] | None = None) -> None:
+    """Write the file of one part. `names` are the files as they were given; `files` where they are, if that is not enough."""
     arrow, parquet = _need("pyarrow"), _need("pyarrow.parquet")
-    files = job.files_of(part)
+    files = files or names
     rows: list[tuple[Prediction | None, str | None]] = []
     for start in range(0, len(files), job.batch_size):
         rows += _answers(predictor, files[start : start + job.batch_size], job.top)
-    given = names[part * job.part_files : part * job.part_files + len(files)]
     columns = {
-        "path": arrow.array(given, arrow.string()),
+        "path": arrow.array(list(names), arrow.string()),
         "label": arrow.array([found and found.label for found, _ in rows], arrow.string()),
         "index": arrow.array([found and found.index for found, _ in rows], arrow.int32()),
         "score": arrow.array([found and found.score for found, _ in rows], arrow.float32()),
@@ -171,24 +160,27 @@ def _answers(predictor: Predictor, files: Sequence[str], top: int) -> list[tuple
     return [answer for file in files for answer in _answers(predictor, [file], top)]
 
 
-def _with_ray(job: _Job, parts: Sequence[int], names: Sequence[str]) -> Iterator[None]:
+def _with_ray(job: _Job, parts: dict[int, Sequence[str]]) -> Iterator[None]:
     """Let Ray's workers write the parts; yield as each is done."""
     ray, ray_data = _need("ray"), _need("ray.data")
     if not parts:
         return
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     started_here = not ray.is_initialized()
     if started_here:
-        ray.init(log_to_driver=False, logging_level="ERROR", configure_logging=True)
+        ray.init(log_to_driver=False, logging_level="ERROR")
     try:
         context = ray_data.DataContext.get_current()
         context.enable_progress_bars = False
         context.actor_task_retry_on_errors = [OSError]  # a network drive that was away for a moment
-        handle = ray.put((job, tuple(names)))
         gpus = int(ray.cluster_resources().get("GPU", 0)) if choose_device(job.device).type == "cuda" else 0
         workers = min(len(parts), gpus or int(ray.cluster_resources().get("CPU", 1)))
-        done = ray_data.from_items([{"part": part} for part in parts], override_num_blocks=len(parts)).map_batches(
+        items = [
+            {"part": part, "names": list(names), "files": [str(Path(name).resolve()) for name in names]} for part, names in parts.items()
+        ]
+        done = ray_data.from_items(items, override_num_blocks=len(items)).map_batches(
             _Worker,
-            fn_constructor_args=(handle,),
+            fn_constructor_args=(job,),
             batch_size=1,
             compute=ray_data.ActorPoolStrategy(min_size=1, max_size=workers),
             **({"num_gpus": 1} if gpus else {"num_cpus": 1}),
@@ -203,21 +195,20 @@ def _with_ray(job: _Job, parts: Sequence[int], names: Sequence[str]) -> Iterator
 class _Worker:
     """What runs in a worker of Ray: loads the model once and answers part after part."""
 
-    def __init__(self, handle: Any):
-        self.job, self.names = _need("ray").get(handle)
-        self.predictor = load(self.job.model, device=self.job.device)
+    def __init__(self, job: _Job):
+        self.job, self.predictor = job, load(job.model, device=job.device)
 
     def __call__(self, batch: dict[str, Any]) -> dict[str, Any]:
-        for part in batch["part"]:
-            _answer(self.job, self.predictor, int(part), self.names)
-        return batch
+        for part, names, files in zip(batch["part"], batch["names"], batch["files"]):
+            _answer(self.job, self.predictor, int(part), list(names), list(files))
+        return {"part": batch["part"]}
 
 
-def _count_failed(job: _Job) -> int:
+def _count_failed(job: _Job, num_parts: int) -> int:
     parquet = _need("pyarrow.parquet")
     return sum(
         len(column) - column.null_count
-        for part in range(job.num_parts)
+        for part in range(num_parts)
         for column in [parquet.read_table(job.path(part), columns=["error"]).column("error")]
     )
 
