@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +21,12 @@ import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint import HuggingFaceStorageReader, HuggingFaceStorageWriter
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_state_dict, set_model_state_dict
-from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from kawara.data.loading import Batch
 from kawara.errors import ModelFileError
-from kawara.files import write_json
+from kawara.files import write_text
 from kawara.training.averaging import WeightAverage
 from kawara.training.checkpoint import save_weights, tensors_of
 from kawara.training.distributed import LossFunction, SharedLoss, World
@@ -39,10 +40,8 @@ class ShardedWorld(World):
     def share_model(self, model: nn.Module, batch_size: int) -> None:
         """Divide the model, block by block."""
         super().share_model(model, batch_size)
-        for group in [child for child in model.modules() if isinstance(child, nn.ModuleList | nn.Sequential)]:
-            for block in group.children():
-                if sum(1 for _ in block.parameters()) > 1 and not isinstance(block, nn.ModuleList | nn.Sequential | FSDPModule):
-                    fully_shard(block, reshard_after_forward=True)
+        for block in list(_blocks(model)):
+            fully_shard(block, reshard_after_forward=True)
         fully_shard(model, reshard_after_forward=True)
 
     def loss_of(self, task: Any, model: nn.Module, accumulate: int) -> LossFunction:
@@ -89,7 +88,7 @@ class ShardedWorld(World):
         dcp.save(tensors_of(model, optimizers, average), storage_writer=HuggingFaceStorageWriter(str(folder), save_distributed=True))
         self.wait()
         if self.is_first:
-            write_json(_pointer(path), {"folder": folder.name, "progress": progress})
+            write_text(_pointer(path), json.dumps({"folder": folder.name, "progress": progress}))
             for old in path.parent.glob("step-*"):
                 if old != folder:
                     shutil.rmtree(old)
@@ -112,6 +111,15 @@ class ShardedWorld(World):
         return progress
 
 
+def _blocks(module: nn.Module) -> Iterator[nn.Module]:
+    """Yield the modules that stand in lists below `module`, without looking into them."""
+    for child in module.children():
+        if isinstance(child, nn.ModuleList | nn.Sequential):
+            yield from _blocks(child)
+        elif isinstance(module, nn.ModuleList | nn.Sequential) and any(True for _ in child.parameters()):
+            yield child
+
+
 def _make_moments(model: nn.Module, optimizers: list[torch.optim.Optimizer], shapes: dict[str, tuple[int, ...]]) -> None:
     """Make the moments that a checkpoint holds, for it to be read into."""
     parameters = dict(model.named_parameters())
@@ -121,7 +129,8 @@ def _make_moments(model: nn.Module, optimizers: list[torch.optim.Optimizer], sha
             continue
         number, parameter_name, key = int(rest[0]), ".".join(rest[1:-1]), rest[-1]
         parameter = parameters[parameter_name]
-        moment = torch.zeros_like(parameter) if tuple(parameter.shape) == shape and key != "step" else torch.zeros(shape)
+        is_like_it = tuple(parameter.shape) == shape and key != "step"
+        moment = torch.zeros_like(parameter) if is_like_it else torch.zeros(shape, device=parameter.device)
         optimizers[number].state[parameter][key] = moment
 
 

@@ -168,6 +168,7 @@ def _with_ray(job: _Job, parts: dict[int, Sequence[str]]) -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     started_here = not ray.is_initialized()
     if started_here:
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # it has much to say on stderr that is no mistake
         ray.init(log_to_driver=False, logging_level="ERROR")
     try:
         context = ray_data.DataContext.get_current()
