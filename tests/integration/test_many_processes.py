@@ -81,7 +81,7 @@ def test_many_processes_give_the_model_of_one_and_one_of_them_speaks(tmp_path, l
     if launcher == "devices":
         code, out, err = run(*common, "--out", str(tmp_path / "many"), "--devices", "2")
     else:
-        program = ("-m", "torch.distributed.run", "--nproc-per-node", "3", "--master-port", "0", "-m", "kawara")
+        program = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "3", "-m", "kawara")
         code, out, err = run(*common, "--out", str(tmp_path / "many"), program=program)
     assert code == 0, err
     assert err.count("validation at step 20") == 1
