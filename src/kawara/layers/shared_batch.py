@@ -105,7 +105,7 @@ class SharedBatchNorm(nn.BatchNorm2d):
         return (image * scale.view(-1, 1, 1) + shift.view(-1, 1, 1)).to(input.dtype)
 
 
-@torch.compiler.disable  # a compiled graph ends where processes wait for each other
+@torch.compiler.disable()  # a compiled graph ends where processes wait for each other
 def _gathered(values: Tensor, size: int, rank: int) -> Tensor:
     return _Gather.apply(values, size, rank)
 
