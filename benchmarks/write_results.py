@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,41 @@ def distillation(path: Path) -> str:
     return text
 
 
+def comparison(path: Path) -> str:
+    """Return the section on a ViT and the CNN of its size."""
+    record = json.loads(path.read_text())
+    case = record["cases"][0]
+    verdict, sides = case["verdict"], case["sides"]
+    low, high = (100 * value for value in verdict["difference_ci95"])
+
+    def row(what: str, show: Callable[[dict[str, Any]], str]) -> str:
+        return f"| {what} | {' | '.join(show(side) for side in sides)} |\n"
+
+    text = f"## A ViT with a convolutional stem, and the CNN of its size: {case['data']}\n\n"
+    text += row("", lambda side: f"`{side['label']}`") + "|---|---|---|\n"
+    text += row(
+        "top-1, 95 % interval (images and seeds)",
+        lambda side: f"**{100 * side['top1']:.2f} %** ({100 * side['top1_ci95'][0]:.1f} – {100 * side['top1_ci95'][1]:.1f})",
+    )
+    text += row("each seed", lambda side: ", ".join(f"{100 * value:.2f}" for value in side["top1_of_seeds"]))
+    text += row("calibration error", lambda side: f"{100 * side['ece']:.1f} %")
+    text += row("parameters", lambda side: f"{side['parameters']:,}")
+    text += row("multiply-adds an image", lambda side: f"{side['macs'] / 1e6:.1f} M")
+    text += row("latency p50 / p95, batch 1", lambda side: f"{side['latency_p50_ms']:.2f} / {side['latency_p95_ms']:.2f} ms")
+    text += row("throughput at the best batch", lambda side: f"{side['images_per_second']:,.0f} images/s (batch {side['batch_size']})")
+    text += row("training, one run", lambda side: f"{side['training_seconds']:.0f} s")
+    for name, title in (("noise", "noise"), ("blur", "blur"), ("shift", "shift"), ("drop_random", "tiles dropped")):
+        *_, (strength, one, other) = [(level["strength"], *level["top1"]) for level in case["robustness"][name]]
+        text += f"| {title}, {strength:g}: top-1 | {100 * one:.1f} % | {100 * other:.1f} % |\n"
+    text += (
+        f"\nVerdict: **{verdict['decision']}**. {sides[0]['label']} minus {sides[1]['label']}: {100 * verdict['difference']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, "
+        f"on {case['num_images']:,} images and {verdict['num_seeds']} runs of each. Same data, augmentation, recipe `{case['training']['recipe']}` and {case['training']['length']}. "
+        f"Times on {case['threads']} thread. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
+        f"```sh\npython benchmarks/comparison.py ../shared/data/{case['data']}\n```\n"
+    )
+    return text
+
+
 def agreement_with_teacher(agreement: dict[str, Any]) -> float:
     """Return how often the student's answer is the teacher's."""
     answer = "both heads" if "both heads" in agreement["who"] else "student"
@@ -255,6 +291,7 @@ SECTIONS = {
     "pretrained.json": pretrained,
     "frozen_head.json": frozen_head,
     "distillation.json": distillation,
+    "comparison.json": comparison,
     "inspection.json": inspection,
     "training_step.json": training_step,
     "input_pipeline.json": input_pipeline,

@@ -25,6 +25,7 @@ from kawara.data.loading import Batch
 from kawara.errors import ConfigError, DivergedError, KawaraError, OutOfMemoryError
 from kawara.runtime import autocast_dtype, peak_memory_bytes
 from kawara.training.averaging import WeightAverage
+from kawara.training.checkpoint import read_progress
 from kawara.training.distributed import ALONE, LossFunction, World
 from kawara.training.optimizer import build_optimizers, clip_gradients, set_rate
 from kawara.training.progress import Reporter, format_seconds
@@ -67,6 +68,9 @@ class Progress:
     best_score: float = -math.inf
     best_step: int = -1
     validated_at: float = 0.0
+    training_seconds: float = 0.0
+    """Of steps alone, validation and saving left out."""
+    journal_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -121,15 +125,24 @@ class Loop:
         self._window = _Window()
 
     def resume(self) -> None:
-        """Take up the state of the last checkpoint. Raises ModelFileError if it is damaged."""
-        saved = self.world.load(self.folder.last, self.model, self.optimizers, self.average)
-        self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved["scaler"])
-        self.clock = Clock(self.config.parsed_length, self.steps_per_epoch, seconds_before=self.progress.seconds)
-        self.schedule = Schedule(self.config.schedule, self.clock)
+        """Take up the state of the last checkpoint, or begin anew where none was written yet; `run_folder` says why nothing is lost.
+
+        Raises ModelFileError if the checkpoint is damaged.
+        """
+        if self.world.has_checkpoint(self.folder.last):
+            saved = self.world.load(self.folder.last, self.model, self.optimizers, self.average)
+            self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(saved["scaler"])
+            self.clock = Clock(self.config.parsed_length, self.steps_per_epoch, seconds_before=self.progress.seconds)
+            self.schedule = Schedule(self.config.schedule, self.clock)
+            best = read_progress(self.folder.best) if self.folder.best.exists() else {"step": -1}
+            if best["step"] > self.progress.step:
+                self.progress.best_score, self.progress.best_step = best["top1"], best["step"]
+        elif self.world.is_first:
+            self.folder.best.unlink(missing_ok=True)
         if self.world.is_first:
-            self.folder.journal.rewind(self.progress.step)
+            self.folder.journal.rewind(self.progress.journal_bytes)
 
     def fit(self, *, reserve_seconds: float = 0.0) -> FitResult:
         """Train to the end of the configured length. `reserve_seconds` of a length in minutes are left for what follows."""
@@ -139,36 +152,40 @@ class Loop:
         self.progress.training_from = self.clock.start_training(self.progress.training_from if resumed else None)
         loss_of = self.world.loss_of(self.task, self._compiled(), self.config.accumulate)
         self.model.train()
-        first_step, pauses = self.progress.step, 0.0
-        saved_at = started = time.monotonic()
+        saved_at = time.monotonic()
         with _finish_step_on_interrupt(self):
             share, _, stop = self._agree(saved_at)
+            if resumed and self._validation_due(share):  # the run was stopped just before
+                self._validate(share)
+                self._save()
+            resumed_at = time.monotonic()
             for micro_batches in self._steps(share):
                 self._step(loss_of, micro_batches, share)
                 share, save_due, stop = self._agree(saved_at)
                 over = share >= 1 or stop
-                validation_due = share >= 1 or int(share * NUM_VALIDATIONS) > int(self.progress.validated_at * NUM_VALIDATIONS)
+                validation_due = share >= 1 or self._validation_due(share)
                 save_due |= over or validation_due
                 if save_due or self._window.age() > JOURNAL_INTERVAL_S or self._window.has_unread_losses(self.device):
                     self._flush(share)
-                paused = time.monotonic()
-                if validation_due and not stop:
+                if save_due:
+                    self.progress.training_seconds += time.monotonic() - resumed_at
+                if validation_due and not stop:  # a stopped run makes up for it when it goes on
                     self._validate(share)
                 if save_due:
                     self._save()
-                    saved_at = time.monotonic()
-                pauses += time.monotonic() - paused
-                if over:
-                    break
-        images = (self.progress.step - first_step) * self.config.batch_size * self.config.accumulate
+                    saved_at = resumed_at = time.monotonic()
+                    if over:
+                        break
+            stop = stop or self._agree(saved_at)[2]  # asked for while the last weights were written
+        images = self.progress.step * self.config.batch_size * self.config.accumulate
         return FitResult(
             state=self.average.state if self.average else self.model.state_dict(),
             steps=self.progress.step,
             epochs=self.progress.step / self.steps_per_epoch,
             seconds=self.clock.seconds,
-            images_per_second=images / max(time.monotonic() - started - pauses, 1e-9),
+            images_per_second=images / max(self.progress.training_seconds, 1e-9),
             peak_memory_bytes=peak_memory_bytes(self.device),
-            interrupted=stop and share < 1,
+            interrupted=stop,
         )
 
     def _agree(self, saved_at: float) -> tuple[float, bool, bool]:
@@ -176,6 +193,10 @@ class Loop:
         is_old = time.monotonic() - saved_at > SAVE_INTERVAL_S
         (share, save_due), stop = self.world.agree(self.clock.progress(self.progress.step), is_old, stop=self._stop_requested)
         return share, bool(save_due), stop
+
+    def _validation_due(self, share: float) -> bool:
+        done = self.progress.validated_at
+        return done < 1 if share >= 1 else int(share * NUM_VALIDATIONS) > int(done * NUM_VALIDATIONS)
 
     def _compiled(self) -> nn.Module:
         wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
@@ -283,6 +304,8 @@ class Loop:
 
     def _save(self) -> None:
         self.progress.seconds = self.clock.seconds
+        if self.world.is_first:
+            self.progress.journal_bytes = self.folder.journal.sync()
         state = asdict(self.progress)
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()

@@ -6,7 +6,7 @@ learning rate of layer i of L is multiplied by d^(L−i) (BEiT, MAE).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -38,6 +38,28 @@ class OptimizerConfig:
     layer_decay: float = 1.0
     backbone_rate: float = 1.0
     clip_norm: float | None = None
+
+
+_ACTS_IN = {
+    "betas": ("adamw", "adam", "muon"),
+    "eps": ("adamw", "adam", "muon"),
+    "momentum": ("sgd",),
+    "nesterov": ("sgd",),
+    "muon_lr": ("muon",),
+    "muon_momentum": ("muon",),
+}
+"""The settings that only some optimisers have."""
+
+
+def refuse_foreign(asked: Iterable[str], config: OptimizerConfig) -> None:
+    """Raise ConfigError if one of the settings `asked` for by name belongs to another optimiser."""
+    for name in asked:
+        if config.name not in _ACTS_IN.get(name, (config.name,)):
+            raise ConfigError(
+                f"The optimiser {config.name} has no {name}: the setting would have no effect.",
+                got=f"optimizer.{name}",
+                remedy=f"leave it out, or --set optimizer.name={_ACTS_IN[name][0]}",
+            )
 
 
 def orthogonalise(matrices: Tensor, steps: int = 5) -> Tensor:

@@ -3,9 +3,19 @@ from __future__ import annotations
 import pytest
 import torch
 
+from kawara.errors import ConfigError
 from kawara.models import create_model
 from kawara.training.averaging import WeightAverage
-from kawara.training.optimizer import Muon, OptimizerConfig, build_optimizers, clip_gradients, matrices_of, orthogonalise, set_rate
+from kawara.training.optimizer import (
+    Muon,
+    OptimizerConfig,
+    build_optimizers,
+    clip_gradients,
+    matrices_of,
+    orthogonalise,
+    refuse_foreign,
+    set_rate,
+)
 
 
 def tiny_model():
@@ -181,3 +191,18 @@ def test_the_backbone_can_move_more_slowly_than_the_head():
     assert rate["norm.weight"] == pytest.approx(0.1)
     assert rate["blocks.2.attn.qkv.weight"] == pytest.approx(0.1 * 0.5)
     assert rate["pos_embed"] == pytest.approx(0.1 * 0.5**4)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting", "remedy"),
+    [("sgd", "betas", "adamw"), ("adamw", "momentum", "sgd"), ("muon", "nesterov", "sgd"), ("adam", "muon_lr", "muon")],
+)
+def test_a_setting_of_another_optimiser_is_refused(name, setting, remedy):
+    with pytest.raises(ConfigError, match=rf"{name} has no {setting}[\s\S]*optimizer.name={remedy}"):
+        refuse_foreign([setting], OptimizerConfig(name=name))
+
+
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "muon"])
+def test_settings_that_act_are_accepted(name):
+    own = {"sgd": ["momentum", "nesterov"], "muon": ["muon_lr", "muon_momentum", "betas"]}.get(name, ["betas", "eps"])
+    refuse_foreign(["lr", "weight_decay", "clip_norm", "layer_decay", "name", *own], OptimizerConfig(name=name))
