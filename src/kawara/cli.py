@@ -113,6 +113,7 @@ def build_parser() -> _Parser:
         "--neighbours", type=int, metavar="K", help="for knn: how many vote (default 20; 10, 100 and 200 are shown beside it)"
     )
     evaluate.add_argument("--seed", type=int, metavar="N", help="for fewshot: of the draws of the images (default 0)")
+    evaluate.add_argument("--merge", type=int, metavar="R", help="merge R tokens in each block of a ViT first: what would it cost?")
     evaluate.add_argument("--device", metavar="NAME")
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
 
@@ -188,6 +189,9 @@ def build_parser() -> _Parser:
         "--runtime",
         metavar="ADDRESS|DIR",
         help="web: where the page loads onnxruntime-web from (default: cdn.jsdelivr.net), or its folder, which is copied (works offline)",
+    )
+    export.add_argument(
+        "--merge", metavar="R|auto", help="merge R tokens in each block of a ViT, which is faster; auto: as many as --max-drop allows"
     )
 
     bench = verb("bench", "how fast are models on this machine, in each run time? And against CNNs of the same size?", BENCH_EPILOG)
@@ -322,6 +326,7 @@ examples:
   kawara export runs/photos-1/model.safetensors --data photos/                   model.onnx, compared with torch on the test images
   kawara export runs/photos-1/model.safetensors --to openvino --precision fp16   model.xml and model.bin, half the size
   kawara export runs/photos-1/model.safetensors --to web                         model-web/, a page for browsers
+  kawara export runs/photos-1/model.safetensors --merge auto --data photos/      a faster ViT: tokens that are alike become one
   kawara predict runs/photos-1/model.onnx new/*.jpg                              as with the model file
 
 The graph takes raw uint8 images (batch, height, width, channels) of any size and gives probabilities: resize, crop and colours are inside.

@@ -90,6 +90,7 @@ def _evaluate(options: argparse.Namespace, started_at: float) -> int:
             shots=options.shots,
             neighbours=options.neighbours,
             seed=options.seed,
+            merge=options.merge,
             device=options.device,
             batch_size=options.batch_size,
             reporter=reporter,
@@ -351,6 +352,7 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             data=options.data,
             max_drop=options.max_drop,
             runtime=options.runtime,
+            merge=options.merge,
             reporter=reporter,
         )
     certificate = exported.certificate

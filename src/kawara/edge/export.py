@@ -27,6 +27,7 @@ from kawara.edge.graph import ServingGraph
 from kawara.edge.packages import need
 from kawara.edge.running import METADATA_KEY
 from kawara.errors import ConfigError
+from kawara.layers.attention import explicit_attention
 from kawara.models.interface import ImageModel
 from kawara.weights.model_file import ModelCard, card_to_json
 
@@ -53,7 +54,9 @@ def trace(model: ImageModel, preprocessing: Preprocessing) -> torch.export.Expor
     graph = ServingGraph(model, preprocessing).eval()
     free = torch.export.Dim.DYNAMIC
     images = torch.zeros((2, 300, 401, preprocessing.channels), dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    # torch cannot convert its own fused kernel with the bias that merged tokens have.
+    attention = explicit_attention(model) if getattr(model.config, "merge", 0) else contextlib.nullcontext()
+    with _quiet(), torch.no_grad(), attention:
         try:
             return torch.export.export(graph, (images,), dynamic_shapes=({0: free, 1: free, 2: free},), strict=False)
         except Exception as error:  # torch raises many kinds

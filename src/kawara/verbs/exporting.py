@@ -21,10 +21,12 @@ from kawara.edge.certificate import Certificate
 from kawara.edge.running import ProgramSession, Session, open_exported
 from kawara.errors import ConfigError, UnknownNameError
 from kawara.files import cannot_write, refuse_existing, write_json
+from kawara.models import ImageModel
 from kawara.predict import Predictor
 from kawara.runtime import environment, threads
 from kawara.training.progress import Reporter
 from kawara.verbs.evaluation import labelled_parts
+from kawara.verbs.merging import merged
 from kawara.weights import ModelCard, open_model
 
 _THREADS = 1
@@ -53,6 +55,7 @@ def export(
     data: str | Path | None = None,
     max_drop: float = 0.5,
     runtime: str | Path | None = None,
+    merge: int | str | None = None,
     reporter: Reporter | None = None,
 ) -> Export:
     """Write a model with its whole preprocessing for another run time, and compare it with torch.
@@ -65,6 +68,7 @@ def export(
         data: labelled images, as for `evaluate`; without them no accuracy is certified.
         max_drop: how many points of top-1 accuracy it may lose.
         runtime: for "web", an address of onnxruntime-web, or its folder, which is copied; by default a public address.
+        merge: how many tokens each block merges, or "auto": as many as `max_drop` allows. None leaves it as the model has it.
 
     Raises:
         RunFolderError: there is something at the target, or it cannot be written.
@@ -87,6 +91,10 @@ def export(
     predictor = Predictor(network, card)
     predictor.require_classes()
     shown = _labelled(data, card, reporter) if data is not None else _noise(card, reporter)
+    merging = merged(predictor, merge, data=data, max_drop=max_drop, precision=precision, reporter=reporter)
+    served = predictor if merging is None else merging.predictor
+    network, card = served.model, served.card
+    assert isinstance(network, ImageModel)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     except OSError as error:
@@ -117,7 +125,7 @@ def export(
             graph = made / web.MODEL_NAME if target == "web" else made
             session: Session = ProgramSession(program.module()) if target == "torch" else open_exported(graph, _THREADS)[0]
             written = sorted(folder.iterdir())
-            found = _certify(predictor, session, shown, half, max_drop, reporter)
+            found = _certify(predictor, served, session, shown, half, max_drop, reporter)
         del session  # it may hold the files open
         certificate = Certificate(
             file=path.name,
@@ -126,6 +134,7 @@ def export(
             num_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
             images=shown.what,
             environment=environment(),
+            merging=None if merging is None else merging.record,
             **found,
         )
         ending = "" if certificate.accepted else ".rejected"
@@ -174,9 +183,14 @@ def _noise(card: ModelCard, reporter: Reporter) -> _Shown:
     )
 
 
-def _certify(predictor: Predictor, session: Session, shown: _Shown, precision: str, max_drop: float, reporter: Reporter) -> dict[str, Any]:
-    def reference(image: np.ndarray) -> np.ndarray:
+def _certify(
+    predictor: Predictor, served: Predictor, session: Session, shown: _Shown, precision: str, max_drop: float, reporter: Reporter
+) -> dict[str, Any]:
+    def original(image: np.ndarray) -> np.ndarray:
         return predictor.probabilities(predictor.card.preprocessing.place(image)[None])[0].numpy()
+
+    def reference(image: np.ndarray) -> np.ndarray:
+        return served.probabilities(served.card.preprocessing.place(image)[None])[0].numpy()
 
     def exported(image: np.ndarray) -> np.ndarray:
         return session(image[None])[0]
@@ -186,10 +200,12 @@ def _certify(predictor: Predictor, session: Session, shown: _Shown, precision: s
             reporter.progress("comparing with torch", number / len(shown.keys), f"{number} of {len(shown.keys)}")
             yield image
 
-    comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported)
-    latency = certificates.time_both(next(shown.images()), reference, exported)
+    asked = original if served is not predictor else None
+    comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported, asked)
+    latency = certificates.time_both(next(shown.images()), original, exported)
     latency["threads"] = torch.get_num_threads()
-    return {**certificates.judge(comparison, precision=precision, max_drop=max_drop), "latency": latency}
+    merges = bool(getattr(served.card.config, "merge", 0))
+    return {**certificates.judge(comparison, precision=precision, max_drop=max_drop, merges=merges), "latency": latency}
 
 
 def _checked(to: str, precision: str) -> tuple[exports.Target, exports.Precision]:
