@@ -68,7 +68,7 @@ def test_a_process_that_dies_ends_the_run_with_a_message_and_the_run_goes_on(tmp
     going_on.send_signal(signal.SIGINT)
     code, out, err = finish(going_on)
     assert code == 130, err
-    assert "resuming at step" in err
+    assert "going on with the unfinished run" in err
 
 
 @pytest.mark.slow

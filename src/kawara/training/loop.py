@@ -174,9 +174,9 @@ class Loop:
                 if save_due:
                     self._save()
                     saved_at = resumed_at = time.monotonic()
-                    if over:
+                    stop = stop or self._agree(saved_at)[2]  # asked for meanwhile: all is saved
+                    if over or stop:
                         break
-            stop = stop or self._agree(saved_at)[2]  # asked for while the last weights were written
         images = self.progress.step * self.config.batch_size * self.config.accumulate
         return FitResult(
             state=self.average.state if self.average else self.model.state_dict(),
