@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import errno
 import json
+import os
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 STARTED_AT = time.monotonic()
 
-from kawara.errors import KawaraError, UserError  # noqa: E402  the clock of a run starts before torch is imported
+from kawara.errors import KawaraError, ProcessLostError, UserError  # noqa: E402  the clock of a run starts before torch is imported
 
 EPILOG = """\
 start here:
@@ -90,6 +91,9 @@ def build_parser() -> _Parser:
     train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
     train.add_argument("--resume", action="store_true", help="go on with the settings of an interrupted run in --out (default: the latest)")
     train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    train.add_argument(
+        "--devices", type=int, metavar="N", help="train with N processes, each on a GPU of its own; the result stays the same"
+    )
     train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
     gate = train.add_mutually_exclusive_group()
@@ -130,6 +134,8 @@ def build_parser() -> _Parser:
     predict.add_argument("images", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="images; - reads paths from stdin, one a line")
     predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to list (default 5)")
     predict.add_argument("--csv", action="store_true", help="print CSV on stdout")
+    predict.add_argument("--out", metavar="DIR", help="write Parquet files into DIR; the same command goes on where it was interrupted")
+    predict.add_argument("--engine", default="local", choices=["local", "ray"], help="with --out: here (default), or on all that Ray has")
     predict.add_argument("--device", metavar="NAME")
     predict.add_argument("--batch-size", type=int, default=64, metavar="N")
 
@@ -257,6 +263,8 @@ examples:
   kawara train photos/ --pretrained hub:facebook/dinov2-small --freeze backbone    only a new head, in seconds
   kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
   kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
+  kawara train photos/ --devices 4                       four processes, a GPU each: the same result sooner
+  torchrun --nnodes 2 --nproc-per-node 4 -m kawara train photos/         several machines
   kawara train photos/ --resume                          after an interruption; with --out the same command goes on by itself
 
 A folder may hold train/, val/ and test/, or just one sub-folder a class: then kawara holds out images by their content,
@@ -314,6 +322,7 @@ examples:
   kawara predict model.safetensors photo.jpg
   kawara predict model.safetensors photos/ --csv > answers.csv
   find . -name '*.jpg' | kawara predict model.safetensors - --json
+  kawara predict model.safetensors archive/ --engine ray --out labels      millions of images, on all cores, GPUs or a cluster
 """
 
 INSPECT_EPILOG = """\
@@ -393,6 +402,7 @@ def main(arguments: list[str] | None = None) -> int:
         if code and "--json" in (sys.argv[1:] if arguments is None else arguments):
             print(json.dumps({"error": "UsageError", "message": "the command line cannot be understood; stderr says why"}))
         return code
+    options.command_line = sys.argv[1:] if arguments is None else arguments
     if options.version:
         from kawara import __version__
 
@@ -413,6 +423,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except ProcessLostError as error:  # whoever started both knows what ended the other
+        return error.exit_code if "KAWARA_STARTED_BY_DEVICES" in os.environ else _fail(options, error, error.exit_code)
     except KawaraError as error:
         return _fail(options, error, error.exit_code)
     except Exception as error:
@@ -446,7 +458,7 @@ def _terminated_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
-    prefix = "kawara" if code == 2 else "kawara: this is our mistake, please report it"
+    prefix = "kawara" if isinstance(error, UserError) else "kawara: this is our mistake, please report it"
     print(f"{prefix}: {error}", file=sys.stderr)
     if options.json:
         report: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}

@@ -9,7 +9,8 @@
     │   ├── ModelFileError      a model file or checkpoint that cannot be read
     │   ├── RunFolderError      a run folder that exists, is busy or cannot be written
     │   ├── OutOfMemoryError    a batch that does not fit; says which would
-    │   └── DivergedError       the loss is not finite; names step and files
+    │   ├── DivergedError       the loss is not finite; names step and files
+    │   └── ProcessLostError    another process of the same training has gone
     └── InternalError           our mistake
 
 A message has up to four parts: what is wrong, what was got, what is allowed, and the remedy.
@@ -90,3 +91,16 @@ class OutOfMemoryError(UserError):
 
 class DivergedError(UserError):
     """The loss is not finite."""
+
+
+class ProcessLostError(UserError):
+    """Another process of the same training has gone; what ended that one is the reason."""
+
+    exit_code = 75
+
+    def __init__(self, reason: object):
+        super().__init__(
+            "Another process of this training has gone.",
+            got=reason,
+            remedy="the same command with --resume, on as many processes as you like",
+        )

@@ -33,7 +33,11 @@ def run(options: argparse.Namespace, *, started_at: float) -> int:
 
 def _train(options: argparse.Namespace, started_at: float) -> int:
     from kawara import verbs
+    from kawara.training.distributed import joined
+    from kawara.training.launching import is_to_be_launched, launch
 
+    if is_to_be_launched(options.devices) and not options.print_config:
+        return launch(options.command_line, options.devices, device=options.device)
     request = verbs.TrainRequest(
         data=options.data,
         model=options.model,
@@ -52,15 +56,18 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         settings=parse_assignments(options.set),
         check="strict" if options.strict else "off" if options.no_check else "on",
     )
-    with Reporter() as reporter:
-        if options.print_config:
+    if options.print_config:
+        with Reporter() as reporter:
             config = verbs.resolve(request, reporter)
-            if options.json:
-                _print_json(to_dict(config))
-            else:
-                print(to_yaml(config), end="")
-            return 0
-        result = verbs.run_training(request, reporter, started_at=started_at)
+        if options.json:
+            _print_json(to_dict(config))
+        else:
+            print(to_yaml(config), end="")
+        return 0
+    with joined(options.device) as world, Reporter(quiet=not world.is_first) as reporter:
+        result = verbs.run_training(request, reporter, started_at=started_at, world=world)
+    if not world.is_first:
+        return 130 if result.interrupted else 0
     if options.json:
         _print_json(result.to_dict())
         return 130 if result.interrupted else 0
@@ -135,8 +142,12 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
         raise UserError("--json and --csv exclude each other.", remedy="one of them")
     if options.top < 1:
         raise UserError("--top is at least 1.", got=options.top)
-    predictor = load(options.model, device=options.device)
+    if options.engine != "local" and not options.out:
+        raise UserError(f"--engine {options.engine} writes Parquet files.", remedy="--out DIR")
     files = expand(line.rstrip("\n") for line in sys.stdin if line.strip()) if options.images == ["-"] else expand(options.images)
+    if options.out:
+        return _label(options, files)
+    predictor = load(options.model, device=options.device)
     writer = csv.writer(sys.stdout)
     failed = 0
 
@@ -175,6 +186,31 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
     if failed:
         print(f"kawara: {failed} of {len(files)} files could not be read.", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _label(options: argparse.Namespace, files: list[str]) -> int:
+    from kawara import verbs
+
+    if options.csv:
+        raise UserError("--csv and --out exclude each other.", remedy="one of them")
+    with Reporter() as reporter:
+        found = verbs.label(
+            options.model,
+            files,
+            options.out,
+            engine=options.engine,
+            top=options.top,
+            batch_size=options.batch_size,
+            device=options.device,
+            reporter=reporter,
+        )
+    if options.json:
+        _print_json(found.to_dict())
+    else:
+        print(f"{found.num_files - found.failed} of {found.num_files} images labelled in {found.folder}, {found.num_parts} Parquet files")
+    if found.failed:
+        print(f"kawara: {found.failed} of {found.num_files} files could not be read; the column error says why.", file=sys.stderr)
+    return 2 if found.failed else 0
 
 
 def _compare(options: argparse.Namespace, started_at: float) -> int:

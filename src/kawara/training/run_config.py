@@ -66,7 +66,10 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A complete training run. `length` and `schedule.warmup` are written "300 epochs", "1000 steps", "5 minutes"."""
+    """A complete training run. `length` and `schedule.warmup` are written "300 epochs", "1000 steps", "5 minutes".
+
+    `batch_size` is that of all processes together; `shard` divides the model among them, where it is too large for one device.
+    """
 
     recipe: str = "custom"
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -83,6 +86,7 @@ class RunConfig:
     average_decay: float = 0.0
     precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    shard: bool = False
     threads: int = 0
     workers: int = 0
     seed: int = 0

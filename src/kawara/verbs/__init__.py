@@ -11,6 +11,7 @@ from kawara.verbs.description import describe_model, diagnose, list_models
 from kawara.verbs.evaluation import Evaluation, evaluate
 from kawara.verbs.exporting import Export, export
 from kawara.verbs.inspection import Inspection, inspect
+from kawara.verbs.labelling import Labelling, label
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, resolve, run_training, train
 
@@ -29,6 +30,7 @@ __all__ = [
     "Evaluation",
     "Export",
     "Inspection",
+    "Labelling",
     "TrainRequest",
     "TrainResult",
     "ablate",
@@ -43,6 +45,7 @@ __all__ = [
     "evaluate",
     "export",
     "inspect",
+    "label",
     "list_models",
     "resolve",
     "run_training",

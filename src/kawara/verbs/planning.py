@@ -78,15 +78,19 @@ class Plan:
     teacher: Trained | None
 
 
-def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None) -> Plan:
-    """Settle the configuration of a new run, or take up that of `begun`.
+def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None, settled: RunConfig | None = None) -> Plan:
+    """Settle the configuration of a new run, or take up that of `begun`, or the one that another process has `settled`.
 
     Raises RunFolderError where other settings than those of `begun` are asked for. With `--resume` only what is spelled out has to fit.
     """
     device = choose_device(request.device)
     asked = _asked(request)
     earlier = None if begun is None else read_config(begun)
-    if earlier is not None and request.resume:
+    if settled is not None:
+        config, reason = settled, "as the first process chose"
+        start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
+        listing = _open_data(request, reporter)
+    elif earlier is not None and request.resume:
         config = earlier
         _check_unchanged(config, asked | ({"recipe": request.recipe} if request.recipe else {}))
         start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)

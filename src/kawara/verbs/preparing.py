@@ -16,11 +16,12 @@ from kawara.data.augment import Augmentation
 from kawara.data.gate import Gate, inspect_data
 from kawara.data.loading import EvalLoader, TrainLoader
 from kawara.data.sources import ImageData, ImageSplit, load_data
-from kawara.errors import DataError
+from kawara.errors import ConfigError, DataError
 from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, environment
 from kawara.tasks.classification import Classification
 from kawara.tasks.distillation import Distillation, Teacher
+from kawara.training.distributed import ALONE, World
 from kawara.training.frozen import FeatureLoader, Heads
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
@@ -44,6 +45,7 @@ class Run:
     model: ImageModel
     card: ModelCard
     reporter: Reporter
+    world: World = ALONE
     gate: Gate | None = None
 
     @property
@@ -78,7 +80,7 @@ class Work:
     """For validation and for the reported split, by name."""
 
 
-def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, check: CheckMode = "on") -> Run:
+def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, world: World = ALONE, check: CheckMode = "on") -> Run:
     """Read the images, say what is wrong with them, settle the normalisation from the training part, and build the model."""
     data = plan.config.data
     preprocessing = planning.preprocessing(plan)
@@ -112,7 +114,9 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, check: CheckMode 
     if plan.start is None:
         mean, std = _color_statistics(train, preprocessing.channels)
         preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    model = starting_model(plan, len(images.class_names)).to(plan.device)
+    model = starting_model(plan, len(images.class_names))
+    if not world.is_sharded:  # else it may not fit, and is moved block by block
+        model = model.to(plan.device)
     card = ModelCard(
         name=plan.config.model.name,
         config=model.config,
@@ -128,13 +132,14 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, check: CheckMode 
         },
         environment=environment(),
     )
-    return Run(plan, folder, images, model, card, reporter, gate)
+    return Run(plan, folder, images, model, card, reporter, world, gate)
 
 
 def announce(run: Run) -> None:
     """Say what is about to be trained."""
     height, width = run.card.preprocessing.image_size
     where = f"{run.device}" + (f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else "")
+    where += f" in each of {run.world.size} processes" if run.world.size > 1 else ""
     run.reporter.say(
         f"{run.card.name}: {count_parameters(run.model):,} parameters, {count_macs(run.model) / 1e6:,.0f} million MACs an image of "
         f"{height}×{width}; recipe {run.config.recipe}, {run.config.length}, batch {run.config.batch_size}; {where}; in {run.folder.path}"
@@ -166,10 +171,10 @@ def teacher_of(run: Run) -> Teacher | None:
 
 def gather(run: Run) -> Work:
     """Make the batches of training, validation and evaluation ready; with a frozen backbone its features are computed here."""
-    config, preprocessing = run.config, run.card.preprocessing
+    config, preprocessing, share = run.config, run.card.preprocessing, run.world.share
     splits = {split.name: split for split in (run.validation, run.reported)}
     loaders = {
-        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device, share=share)
         for name, split in splits.items()
     }
     if config.model.frozen_backbone:
@@ -182,7 +187,9 @@ def gather(run: Run) -> Work:
         sampler=config.sampler,
         workers=config.workers,
         device=run.device,
+        share=share,
     )
+    run.world.share_model(run.model, train.whole_batch)
     teacher, num_classes = teacher_of(run), len(run.images.class_names)
     if teacher is None:
         return Work(run.model, Classification(config.task, num_classes, config.seed), train, loaders)
@@ -192,6 +199,10 @@ def gather(run: Run) -> Work:
 def _gather_features(run: Run, loaders: Mapping[str, EvalLoader]) -> Work:
     """Send every image through the frozen backbone once, and go on with what comes out."""
     config = run.config
+    if run.world.size > 1:
+        raise ConfigError(
+            "The features of a frozen backbone are computed once, and its head is trained by one process.", remedy="without --devices"
+        )
     dtype = autocast_dtype(config.precision, run.device)
     train = EvalLoader(run.train, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
     total = sum(len(loader.split) for loader in (train, *loaders.values()))
