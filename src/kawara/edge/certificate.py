@@ -7,7 +7,7 @@ that answers with anything but numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -46,10 +46,12 @@ class Certificate:
     accuracy: dict[str, Any] | None
     """`torch` and `export`, each {"top1", "top1_ci95"}, and `drop_points`; None without labelled images."""
     latency: dict[str, Any]
-    """`torch` and `export`, each {"p50_ms", "p95_ms"}; `threads`, `repeats`, `image_size`."""
+    """`torch`, `export` and for int8 `fp32` (the same graph in float32), each {"p50_ms", "p95_ms"}; `threads`, `repeats`, `image_size`."""
     refused: list[str]
     """Why it is refused; empty for an export that may be used."""
     environment: dict[str, Any] = field(default_factory=dict)
+    int8: dict[str, Any] | None = None
+    """How it was quantised: calibration, variants, attempts, layers left in float, layers to blame; None for other precisions."""
 
     @property
     def accepted(self) -> bool:
@@ -106,11 +108,14 @@ def judge(comparison: Comparison, *, precision: str, max_drop: float) -> dict[st
     }
 
 
-def time_both(image: Image, reference: Answer, exported: Answer) -> dict[str, Any]:
-    """Return the latency of both for one image, in turn, so that what disturbs the machine disturbs both."""
-    seconds: dict[str, list[float]] = {"torch": [], "export": []}
+def time_in_turn(image: Image, asked: Mapping[str, Answer]) -> dict[str, Any]:
+    """Return the latency of each for one image, in turn, so that what disturbs the machine disturbs all.
+
+    Where one is called "fp32", `speedup` says how many times as fast "export" is: the median over the turns.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in asked}
     for repeat in range(_WARM_UP + _REPEATS):
-        for name, answer in (("torch", reference), ("export", exported)):
+        for name, answer in asked.items():
             start = time.perf_counter()
             answer(image)
             if repeat >= _WARM_UP:
@@ -119,6 +124,8 @@ def time_both(image: Image, reference: Answer, exported: Answer) -> dict[str, An
     for name, values in seconds.items():
         p50, p95 = 1000 * np.percentile(values, [50, 95])
         latency[name] = {"p50_ms": float(p50), "p95_ms": float(p95)}
+    if "fp32" in seconds:
+        latency["speedup"] = float(np.median(np.divide(seconds["fp32"], seconds["export"])))
     return latency
 
 

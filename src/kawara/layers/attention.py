@@ -127,6 +127,9 @@ class SelfAttention(_MultiHeadAttention):
         """Mix (B, N, D) tokens among themselves; with `num_queries`, let only the first of them ask: (B, num_queries, D)."""
         if num_queries is None:
             return self.attend(*self.query_key_value(tokens))
+        if not isinstance(self.qkv, nn.Linear):  # replaced by something whose rows cannot be taken apart, such as a quantised layer
+            query, key, value = self.query_key_value(tokens)
+            return self.attend(query[:, :, :num_queries], key, value)
         widths = [self.width, 2 * self.width]
         query_weight, memory_weight = self.qkv.weight.split(widths)
         query_bias, memory_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split(widths)

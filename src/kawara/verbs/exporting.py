@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
@@ -14,16 +15,19 @@ import numpy as np
 import torch
 
 from kawara.data.sources import ImageSplit
-from kawara.edge import certificate as certificates
 from kawara.edge import export as exports
-from kawara.edge.certificate import Certificate
+from kawara.edge.certificate import Answer, Certificate, Comparison, compare, judge, noise_images, time_in_turn
+from kawara.edge.float_twin import write_float_twin
 from kawara.edge.running import ProgramSession, Session, open_exported
 from kawara.errors import ConfigError, UnknownNameError
 from kawara.files import cannot_write, refuse_existing, write_json
+from kawara.models.interface import ImageModel
 from kawara.predict import Predictor
 from kawara.runtime import environment, threads
 from kawara.training.progress import Reporter
+from kawara.verbs.calibration import calibration_images
 from kawara.verbs.evaluation import labelled_parts
+from kawara.verbs.quantising import Int8Export, Int8Settings
 from kawara.weights import ModelCard, open_model
 
 _THREADS = 1
@@ -51,6 +55,9 @@ def export(
     precision: str = "fp32",
     data: str | Path | None = None,
     max_drop: float = 0.5,
+    calibrate: str | Path | None = None,
+    fallback: str | None = None,
+    weight_bits: int | None = None,
     reporter: Reporter | None = None,
 ) -> Export:
     """Write a model with its whole preprocessing for another run time, and compare it with torch.
@@ -59,19 +66,23 @@ def export(
         model: a model file, a checkpoint of others, or `hub:owner/name`.
         to: "onnx", "openvino" or "torch".
         out: a file with the suffix of its kind, or a folder; by default beside the model.
-        precision: "fp32", or "fp16": weights in half precision, computed in float32.
-        data: labelled images, as for `evaluate`; without them no accuracy is certified.
+        precision: "fp32"; "fp16": weights in half precision, computed in float32; "int8": layers computed in whole numbers of 8 bits.
+        data: labelled images, as for `evaluate`; without them no accuracy is certified. int8 needs them.
         max_drop: how many points of top-1 accuracy it may lose.
+        calibrate: for int8: images to measure ranges on; by default the train part of `data`, or a fifth that is set aside.
+        fallback: for int8: "mixed" (default) leaves the worst layers in float where it loses too much, "none" refuses it.
+        weight_bits: for int8: 8, or 7 for CPUs of x86 without VNNI; by default what this CPU needs.
 
     Raises:
         RunFolderError: there is something at the target, or it cannot be written.
         ConfigError: an option does not fit, the model has no classes or cannot be exported, or a package is missing.
-        DataError: the data cannot be used, or has classes that the model does not know.
+        DataError: the data cannot be used, has classes that the model does not know, or too few images to calibrate with.
     """
     reporter = reporter or Reporter(quiet=True)
-    target, half = _checked(to, precision)
+    target, kind = _checked(to, precision)
     if not 0 <= max_drop <= 100:
         raise ConfigError("--max-drop is a number of points.", got=max_drop, allowed="0 to 100")
+    settings = Int8Settings.checked(kind, data, calibrate, fallback, weight_bits)
     exports.check_packages(target)
     path = _destination(model, out, exports.SUFFIXES[target])
     report = path.with_name(f"{path.name}.certificate.json")
@@ -80,53 +91,92 @@ def export(
     network, card, _ = open_model(model)
     predictor = Predictor(network, card)
     predictor.require_classes()
-    shown = _labelled(data, card, reporter) if data is not None else _noise(card, reporter)
+    served = network  # what changes the network before it is traced stands here
+    int8 = None
+    if settings is None:
+        shown = _noise(card, reporter) if data is None else _labelled(data, _part(data, card, reporter), card)
+    else:
+        part = _part(settings.data, card, reporter)
+        calibration, positions = calibration_images(settings.data, settings.calibrate, part, card, reporter)
+        shown = _labelled(settings.data, part, card, positions)
+        int8 = Int8Export(served, calibration, card.preprocessing, settings, reporter)
+        served = int8.network
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     except OSError as error:
         raise cannot_write(path, error) from None
     try:
-        reporter.say(f"exporting {card.name}: takes up to a minute")
-        program = exports.trace(network, card.preprocessing)
-        made = folder / path.name
-        try:
-            if target == "torch":
-                exports.write_torch(program, card, made)
-            elif target == "onnx":
-                exports.write_onnx(program, card, made, half)
-            else:
-                graph = folder / "graph.onnx"
-                exports.write_onnx(program, card, graph)
-                exports.write_openvino(graph, card, made, half)
-                graph.unlink()
-        except OSError as error:
-            raise cannot_write(path, error) from None
-        with threads(_THREADS):
-            session: Session = ProgramSession(program.module()) if target == "torch" else open_exported(made, _THREADS)[0]
-            written = sorted(folder.iterdir())
-            found = _certify(predictor, session, shown, half, max_drop, reporter)
-        del session  # it may hold the files open
+        while True:
+            with contextlib.nullcontext() if int8 is None else int8.in_place():
+                sessions = _write(served, card, target, kind, folder / path.name, reporter)
+            comparison = _compare(predictor, sessions["export"], shown, reporter)
+            found = judge(comparison, precision=kind, max_drop=max_drop)
+            found["latency"] = _latency(predictor, sessions, shown)
+            del sessions  # they may hold the files open
+            if int8 is None or not int8.retreat(found, comparison, shown.images, max_drop):
+                break
         certificate = Certificate(
             file=path.name,
             to=target,
-            precision=half,
-            num_bytes=sum(file.stat().st_size for file in written),
+            precision=kind,
+            num_bytes=sum(file.stat().st_size for file in folder.iterdir()),
             images=shown.what,
             environment=environment(),
+            int8=None if int8 is None else int8.to_dict(),
             **found,
         )
-        ending = "" if certificate.accepted else ".rejected"
-        # The file that names the others comes last: whoever sees it sees all.
-        files = [path.with_name(file.name + ending) for file in written]
-        try:
-            for file, place in sorted(zip(written, files), key=lambda pair: pair[0].name == path.name):
-                os.replace(file, place)
-        except OSError as error:
-            raise cannot_write(path, error) from None
+        files = _publish(folder, path, "" if certificate.accepted else ".rejected")
         write_json(report, certificate.to_dict())
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     return Export(files, certificate, report)
+
+
+def _write(
+    network: ImageModel, card: ModelCard, target: exports.Target, kind: exports.Precision, made: Path, reporter: Reporter
+) -> dict[str, Session]:
+    """Trace a network, write it into the empty folder of `made`, and open it: the "export", and for int8 its "fp32" twin."""
+    reporter.say(f"exporting {card.name}: takes up to a minute")
+    for file in made.parent.iterdir():  # of an attempt before
+        file.unlink()
+    program = exports.trace(network, card.preprocessing)
+    stored: exports.Precision = "fp32" if kind == "int8" else kind  # int8 is in the network itself
+    graph, twin = made.with_name("graph.onnx"), made.with_name(f"twin{made.suffix}")
+    try:
+        if target == "torch":
+            exports.write_torch(program, card, made)
+            return {"export": ProgramSession(program.module())}
+        exports.write_onnx(program, card, graph, stored if target == "onnx" else "fp32")
+        if kind == "int8":
+            write_float_twin(graph, made.with_name("twin.onnx"))
+        if target == "onnx":
+            graph.rename(made)
+        else:
+            exports.write_openvino(graph, card, made, stored)
+            graph.unlink()
+            if kind == "int8":
+                exports.write_openvino(made.with_name("twin.onnx"), card, twin)
+        sessions: dict[str, Session] = {"export": open_exported(made, _THREADS)[0]}
+        if kind == "int8":
+            sessions["fp32"] = open_exported(twin, _THREADS)[0]
+        for file in made.parent.glob("twin.*"):
+            file.unlink()
+        return sessions
+    except OSError as error:
+        raise cannot_write(made, error) from None
+
+
+def _publish(folder: Path, path: Path, ending: str) -> list[Path]:
+    """Move what is in `folder` beside `path`; return where it is now."""
+    written = sorted(folder.iterdir())
+    files = [path.with_name(file.name + ending) for file in written]
+    try:
+        # The file that names the others comes last: whoever sees it sees all.
+        for file, place in sorted(zip(written, files), key=lambda pair: pair[0].name == path.name):
+            os.replace(file, place)
+    except OSError as error:
+        raise cannot_write(path, error) from None
+    return files
 
 
 @dataclass(frozen=True)
@@ -139,44 +189,47 @@ class _Shown:
     labels: np.ndarray | None
 
 
-def _labelled(data: str | Path, card: ModelCard, reporter: Reporter) -> _Shown:
-    parts, _ = labelled_parts(data, card, None, reporter)
+def _part(data: str | Path, card: ModelCard, reporter: Reporter) -> ImageSplit:
+    return labelled_parts(data, card, None, reporter)[0][0]
 
-    def images() -> Iterator[np.ndarray]:
-        return (part.store[index] for part in parts for index in range(len(part)))
 
-    def joined(get: Callable[[ImageSplit], Any]) -> list[Any]:
-        return [value for part in parts for value in get(part)]
-
-    labels = np.array(joined(lambda part: part.labels), dtype=np.int64)
-    return _Shown(f"{data}, {'+'.join(part.name for part in parts)}", images, joined(lambda part: part.keys), labels)
+def _labelled(data: str | Path, part: ImageSplit, card: ModelCard, positions: np.ndarray | None = None) -> _Shown:
+    """Show a part of a data set, or some of its images."""
+    chosen = (np.arange(len(part)) if positions is None else positions).tolist()
+    what = f"{data}, {part.name}" + (f", {len(chosen)} of {len(part)} images" if len(chosen) < len(part) else "")
+    return _Shown(what, lambda: (part.store[index] for index in chosen), [part.keys[index] for index in chosen], part.labels[chosen])
 
 
 def _noise(card: ModelCard, reporter: Reporter) -> _Shown:
     reporter.say("Without --data only random images are compared: no accuracy is certified.")
     side = card.preprocessing.stored_side
-    images = certificates.noise_images(card.preprocessing.channels, (side // 3 + 1, side, side + 33, 2 * side + 1))
+    images = noise_images(card.preprocessing.channels, (side // 3 + 1, side, side + 33, 2 * side + 1))
     return _Shown(
         "random pixels", lambda: iter(images), [f"random image {i}, {x.shape[0]}×{x.shape[1]}" for i, x in enumerate(images)], None
     )
 
 
-def _certify(predictor: Predictor, session: Session, shown: _Shown, precision: str, max_drop: float, reporter: Reporter) -> dict[str, Any]:
-    def reference(image: np.ndarray) -> np.ndarray:
-        return predictor.probabilities(predictor.card.preprocessing.place(image)[None])[0].numpy()
-
-    def exported(image: np.ndarray) -> np.ndarray:
-        return session(image[None])[0]
-
+def _compare(predictor: Predictor, session: Session, shown: _Shown, reporter: Reporter) -> Comparison:
     def counted() -> Iterator[np.ndarray]:
         for number, image in enumerate(shown.images()):
             reporter.progress("comparing with torch", number / len(shown.keys), f"{number} of {len(shown.keys)}")
             yield image
 
-    comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported)
-    latency = certificates.time_both(next(shown.images()), reference, exported)
-    latency["threads"] = torch.get_num_threads()
-    return {**certificates.judge(comparison, precision=precision, max_drop=max_drop), "latency": latency}
+    with threads(_THREADS):
+        return compare(counted(), shown.labels, shown.keys, _of_torch(predictor), lambda image: session(image[None])[0])
+
+
+def _latency(predictor: Predictor, sessions: dict[str, Session], shown: _Shown) -> dict[str, Any]:
+    asked: dict[str, Answer] = {"torch": _of_torch(predictor)}
+    for name, session in sessions.items():
+        asked[name] = lambda image, session=session: session(image[None])[0]
+    with threads(_THREADS):
+        return {**time_in_turn(next(shown.images()), asked), "threads": torch.get_num_threads()}
+
+
+def _of_torch(predictor: Predictor) -> Answer:
+    place = predictor.card.preprocessing.place
+    return lambda image: predictor.probabilities(place(image)[None])[0].numpy()
 
 
 def _checked(to: str, precision: str) -> tuple[exports.Target, exports.Precision]:
@@ -185,14 +238,14 @@ def _checked(to: str, precision: str) -> tuple[exports.Target, exports.Precision
             break
     else:
         raise UnknownNameError("format to export to", to, get_args(exports.Target))
-    for half in get_args(exports.Precision):
-        if half == precision:
+    for kind in get_args(exports.Precision):
+        if kind == precision:
             break
     else:
         raise UnknownNameError("precision", precision, get_args(exports.Precision))
-    if target == "torch" and half != "fp32":
-        raise ConfigError("A program of torch is written in fp32.", got=precision, remedy="--to onnx or --to openvino, for fp16")
-    return target, half
+    if target == "torch" and kind != "fp32":
+        raise ConfigError("A program of torch is written in fp32.", got=precision, remedy="--to onnx or --to openvino, for fp16 and int8")
+    return target, kind
 
 
 def _destination(model: str | Path, out: str | Path | None, suffix: str) -> Path:
