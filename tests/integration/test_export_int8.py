@@ -76,7 +76,7 @@ def model_and_photos(folder, name, *, outlier=None, parts=("train", "test"), cou
 @pytest.fixture(scope="module")
 def planted(tmp_path_factory):
     folder = tmp_path_factory.mktemp("planted")
-    return model_and_photos(folder, "vit_femto_4", outlier=1, depth=3, class_token=True, pool="class")
+    return model_and_photos(folder, "vit_femto_4", outlier=1, depth=2, class_token=True, pool="class")
 
 
 def test_a_planted_outlier_is_refused_and_named(planted, capsys):
@@ -89,8 +89,8 @@ def test_a_planted_outlier_is_refused_and_named(planted, capsys):
     stored = json.loads((source.parent / "plain.onnx.certificate.json").read_text())
     assert stored["accuracy"]["drop_points"] > 0.5
     assert stored["int8"]["float_layers"] == []
-    assert [layer["layer"] for layer in stored["int8"]["layers"]][0] == "blocks.1.attn.proj"
-    assert len(stored["int8"]["layers"]) == stored["int8"]["num_layers"] == 12
+    assert stored["int8"]["layers"][0]["layer"] == "blocks.1.attn.proj"
+    assert len(stored["int8"]["layers"]) == stored["int8"]["num_layers"] == 8
     assert stored["int8"]["calibration"]["images"] == f"{photos}, train"
     assert stored["int8"]["calibration"]["set_aside"] is False
     assert {len(variant) for variant in stored["int8"]["variants"]} == {5}
@@ -105,7 +105,7 @@ def test_the_mixed_fallback_passes_and_says_what_stayed_in_float(planted, capsys
     certificate = json.loads(capsys.readouterr().out)
     assert certificate["accepted"]
     assert certificate["int8"]["float_layers"][0] == "blocks.1.attn.proj"
-    assert len(certificate["int8"]["float_layers"]) < 6
+    assert len(certificate["int8"]["float_layers"]) < 5
     first, *_, last = certificate["int8"]["attempts"]
     assert first["drop_points"] > 0.5 >= last["drop_points"]
     assert first["float_layers"] == []
@@ -152,13 +152,8 @@ def test_openvino_computes_the_same_graph(tmp_path):
     assert record["calibration"]["set_aside"]
     assert record["calibration"]["num_images"] == 32
     assert exported.certificate.num_images == 96
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "model.bin",
-        "model.safetensors",
-        "model.xml",
-        "model.xml.certificate.json",
-        "photos",
-    ]
+    left = {"model.bin", "model.safetensors", "model.xml", "model.xml.certificate.json", "photos"}
+    assert {path.name for path in tmp_path.iterdir()} == left
 
 
 def test_what_cannot_be_calibrated_is_said(planted, tmp_path):

@@ -127,7 +127,7 @@ def test_the_layer_with_an_outlier_channel_is_to_blame() -> None:
     assert torch.allclose(model(images), before, atol=1e-4)
     seen = observe(model, quantisable(model), [images])
     damages = rank(model, twins(model, seen, "minmax", 8), [images])
-    assert [damage.layer for damage in damages][0] == planted
+    assert damages[0].layer == planted
     assert damages[0].kl > 5 * damages[1].kl
     assert damages[0].snr_db < min(damage.snr_db for damage in damages[1:])
 
