@@ -52,8 +52,9 @@ class Int8Network:
     def blame(self, progress: Progress) -> list[Damage]:
         """Return what each layer does alone; measured once."""
         if self.damages is None:
-            few = self.judged[: max(1, len(self.judged) // 2)]
-            self.damages = rank(self.network, self.layers, few, lambda done: progress("asking each layer alone", done, len(self.layers)))
+            self.damages = rank(
+                self.network, self.layers, self.judged[::2], lambda done: progress("asking each layer alone", done, len(self.layers))
+            )
         return self.damages
 
     def keep_worst(self, loses_little: Callable[[nn.Module], bool], progress: Progress) -> bool:
@@ -87,7 +88,7 @@ def quantised(model: ImageModel, images: Tensor, *, weight_bits: int, progress: 
     Raises ConfigError for a model without a layer that can be in int8.
     """
     batches = images.split(_BATCH)
-    judged = list(images[:_JUDGED].split(_BATCH))
+    judged = list(images[:: max(1, len(images) // _JUDGED)].split(_BATCH))  # spread, because data sets are in the order of classes
     wanted = answers(model, judged)
     plain = copy.deepcopy(model).eval()
     fold_batch_norms(plain, images[:1])
