@@ -47,7 +47,8 @@ def calibration_images(
     if pool is None:
         pool = part
         drawn = np.random.default_rng(SEED).permutation(len(part))[: min(NUM_IMAGES, max(FEWEST_IMAGES, len(part) // _SHARE))]
-        positions = np.setdiff1d(positions, drawn)
+        taken = {part.digests[index].tobytes() for index in drawn.tolist()}  # copies of an image go with it
+        positions = np.array([i for i, digest in enumerate(part.digests) if digest.tobytes() not in taken], dtype=np.int64)
         reporter.say(f"{data} has one part: {len(drawn)} images are set aside for calibration, {len(positions)} are compared.")
     else:
         compared = {digest.tobytes() for digest in part.digests}

@@ -31,6 +31,8 @@ from kawara.verbs.quantising import Int8Export, Int8Settings
 from kawara.weights import ModelCard, open_model
 
 _THREADS = 1
+_TWIN = "twin"
+"""Name of the file that int8 is timed against; it is not kept."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +108,16 @@ def export(
     except OSError as error:
         raise cannot_write(path, error) from None
     try:
+        comparison = None
         while True:
             with contextlib.nullcontext() if int8 is None else int8.in_place():
                 sessions = _write(served, card, target, kind, folder / path.name, reporter)
-            comparison = _compare(predictor, sessions["export"], shown, reporter)
+            comparison = _compare(predictor, sessions["export"], shown, comparison, reporter)
             found = judge(comparison, precision=kind, max_drop=max_drop)
             found["latency"] = _latency(predictor, sessions, shown)
             del sessions  # they may hold the files open
+            for file in folder.glob(f"{_TWIN}.*"):
+                file.unlink()
             if int8 is None or not int8.retreat(found, comparison, shown.images, max_drop):
                 break
         certificate = Certificate(
@@ -141,26 +146,24 @@ def _write(
         file.unlink()
     program = exports.trace(network, card.preprocessing)
     stored: exports.Precision = "fp32" if kind == "int8" else kind  # int8 is in the network itself
-    graph, twin = made.with_name("graph.onnx"), made.with_name(f"twin{made.suffix}")
+    graph, twin = made.with_name("graph.onnx"), made.with_name(f"{_TWIN}{made.suffix}")
     try:
         if target == "torch":
             exports.write_torch(program, card, made)
             return {"export": ProgramSession(program.module())}
         exports.write_onnx(program, card, graph, stored if target == "onnx" else "fp32")
         if kind == "int8":
-            write_float_twin(graph, made.with_name("twin.onnx"))
+            write_float_twin(graph, made.with_name(f"{_TWIN}.onnx"))
         if target == "onnx":
             graph.rename(made)
         else:
             exports.write_openvino(graph, card, made, stored)
             graph.unlink()
             if kind == "int8":
-                exports.write_openvino(made.with_name("twin.onnx"), card, twin)
+                exports.write_openvino(made.with_name(f"{_TWIN}.onnx"), card, twin)
         sessions: dict[str, Session] = {"export": open_exported(made, _THREADS)[0]}
         if kind == "int8":
             sessions["fp32"] = open_exported(twin, _THREADS)[0]
-        for file in made.parent.glob("twin.*"):
-            file.unlink()
         return sessions
     except OSError as error:
         raise cannot_write(made, error) from None
@@ -209,14 +212,18 @@ def _noise(card: ModelCard, reporter: Reporter) -> _Shown:
     )
 
 
-def _compare(predictor: Predictor, session: Session, shown: _Shown, reporter: Reporter) -> Comparison:
+def _compare(predictor: Predictor, session: Session, shown: _Shown, before: Comparison | None, reporter: Reporter) -> Comparison:
+    """Ask torch and a session about every image; torch not again where an attempt before did."""
+    known = None if before is None else iter(before.reference)
+    reference: Answer = _of_torch(predictor) if known is None else lambda _: next(known)
+
     def counted() -> Iterator[np.ndarray]:
         for number, image in enumerate(shown.images()):
             reporter.progress("comparing with torch", number / len(shown.keys), f"{number} of {len(shown.keys)}")
             yield image
 
     with threads(_THREADS):
-        return compare(counted(), shown.labels, shown.keys, _of_torch(predictor), lambda image: session(image[None])[0])
+        return compare(counted(), shown.labels, shown.keys, reference, lambda image: session(image[None])[0])
 
 
 def _latency(predictor: Predictor, sessions: dict[str, Session], shown: _Shown) -> dict[str, Any]:
