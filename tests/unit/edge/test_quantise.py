@@ -100,8 +100,10 @@ def test_answers_stay_near_and_do_not_depend_on_the_batch() -> None:
         with made.in_place() as small:
             together = small(images).softmax(dim=-1)
             alone = torch.cat([small(image[None]).softmax(dim=-1) for image in images])
-        # Not to the last digit: sums of another order in float32 round to another level now and then.
-        assert torch.allclose(together, alone, atol=5e-3)
+        difference = (together - alone).abs().amax(dim=1)
+        # Not every one: torch sums in another order for another batch, and a number between two levels goes to the other one.
+        assert (difference < 1e-5).float().mean() > 0.7
+        assert difference.max() < 0.1
         assert 1e-5 < (together - wanted).abs().max() < 0.2
         assert [variant["chosen"] for variant in made.variants].count(True) == 1
         assert min(made.variants, key=lambda variant: variant["kl"])["chosen"]
