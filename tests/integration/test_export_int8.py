@@ -182,3 +182,20 @@ def test_what_cannot_be_calibrated_is_said(planted, tmp_path):
     with pytest.raises(DataError, match="zebra"):
         verbs.export(source, out=out, data=photos, precision="int8", calibrate=few)
     assert not out.exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("convnext_ronto_1", {}),
+        ("seresnet_pico", {"zero_residual": False}),
+        ("vit_femto_4", {"mlp": "swiglu", "registers": 2, "layer_scale": 0.5, "pool": "map", "depth": 2}),
+        ("vit_femto_conv_4", {"class_token": True, "pool": "class", "distillation_token": True, "depth": 2}),
+    ],
+)
+def test_every_family_can_be_in_int8(tmp_path, name, options):
+    source, photos = model_and_photos(tmp_path, name, **options)
+    certificate = verbs.export(source, precision="int8", data=photos, max_drop=10.0, fallback="none").certificate
+    assert certificate.accepted
+    assert certificate.agreement > 0.85
