@@ -14,6 +14,7 @@ import kawara
 from kawara import verbs
 from kawara.cli import main
 from kawara.data.preprocessing import Preprocessing
+from kawara.edge.float_twin import write_float_twin
 from kawara.edge.graph import PlaceInGraph
 from kawara.errors import ConfigError, DataError
 from kawara.models import create_model
@@ -138,6 +139,12 @@ def test_a_cnn_in_int8_is_certified_and_computed_in_whole_numbers(tmp_path):
     onnxruntime.InferenceSession(tmp_path / "model.onnx", options, providers=["CPUExecutionProvider"])
     operators = [node.op_type for node in onnx.load(tmp_path / "optimised.onnx").graph.node]
     assert operators.count("QLinearConv") == certificate.int8["num_layers"]
+    # What it is timed against: the same in float, but for weights of 7 bits.
+    write_float_twin(tmp_path / "model.onnx", tmp_path / "twin.onnx")
+    assert not {"QuantizeLinear", "DequantizeLinear"} & {node.op_type for node in onnx.load(tmp_path / "twin.onnx").graph.node}
+    images = list(np.random.default_rng(5).integers(0, 256, (8, 16, 16, 3), dtype=np.uint8))
+    scores = [[answer.score for answer in kawara.load(file).predict(images)] for file in (source, tmp_path / "twin.onnx")]
+    assert scores[0] == pytest.approx(scores[1], abs=0.05)
 
 
 def test_openvino_computes_the_same_graph(tmp_path):

@@ -6,7 +6,7 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -14,9 +14,8 @@ from typing import Any, get_args
 import numpy as np
 import torch
 
-from kawara.data.sources import ImageSplit
 from kawara.edge import export as exports
-from kawara.edge.certificate import Answer, Certificate, Comparison, compare, judge, noise_images, time_in_turn
+from kawara.edge.certificate import Answer, Certificate, Comparison, compare, judge, time_in_turn
 from kawara.edge.float_twin import write_float_twin
 from kawara.edge.running import ProgramSession, Session, open_exported
 from kawara.errors import ConfigError, UnknownNameError
@@ -25,8 +24,7 @@ from kawara.models.interface import ImageModel
 from kawara.predict import Predictor
 from kawara.runtime import environment, threads
 from kawara.training.progress import Reporter
-from kawara.verbs.calibration import calibration_images
-from kawara.verbs.evaluation import labelled_parts
+from kawara.verbs.export_images import Shown, calibration_images, compared_part, shown_noise, shown_of
 from kawara.verbs.quantising import Int8Export, Int8Settings
 from kawara.weights import ModelCard, open_model
 
@@ -96,11 +94,11 @@ def export(
     served = network  # what changes the network before it is traced stands here
     int8 = None
     if settings is None:
-        shown = _noise(card, reporter) if data is None else _labelled(data, _part(data, card, reporter), card)
+        shown = shown_noise(card, reporter) if data is None else shown_of(data, compared_part(data, card, reporter), card)
     else:
-        part = _part(settings.data, card, reporter)
+        part = compared_part(settings.data, card, reporter)
         calibration, positions = calibration_images(settings.data, settings.calibrate, part, card, reporter)
-        shown = _labelled(settings.data, part, card, positions)
+        shown = shown_of(settings.data, part, card, positions)
         int8 = Int8Export(served, calibration, card.preprocessing, settings, reporter)
         served = int8.network
     try:
@@ -182,37 +180,7 @@ def _publish(folder: Path, path: Path, ending: str) -> list[Path]:
     return files
 
 
-@dataclass(frozen=True)
-class _Shown:
-    """The images that both are asked about."""
-
-    what: str
-    images: Callable[[], Iterator[np.ndarray]]
-    keys: list[str]
-    labels: np.ndarray | None
-
-
-def _part(data: str | Path, card: ModelCard, reporter: Reporter) -> ImageSplit:
-    return labelled_parts(data, card, None, reporter)[0][0]
-
-
-def _labelled(data: str | Path, part: ImageSplit, card: ModelCard, positions: np.ndarray | None = None) -> _Shown:
-    """Show a part of a data set, or some of its images."""
-    chosen = (np.arange(len(part)) if positions is None else positions).tolist()
-    what = f"{data}, {part.name}" + (f", {len(chosen)} of {len(part)} images" if len(chosen) < len(part) else "")
-    return _Shown(what, lambda: (part.store[index] for index in chosen), [part.keys[index] for index in chosen], part.labels[chosen])
-
-
-def _noise(card: ModelCard, reporter: Reporter) -> _Shown:
-    reporter.say("Without --data only random images are compared: no accuracy is certified.")
-    side = card.preprocessing.stored_side
-    images = noise_images(card.preprocessing.channels, (side // 3 + 1, side, side + 33, 2 * side + 1))
-    return _Shown(
-        "random pixels", lambda: iter(images), [f"random image {i}, {x.shape[0]}×{x.shape[1]}" for i, x in enumerate(images)], None
-    )
-
-
-def _compare(predictor: Predictor, session: Session, shown: _Shown, before: Comparison | None, reporter: Reporter) -> Comparison:
+def _compare(predictor: Predictor, session: Session, shown: Shown, before: Comparison | None, reporter: Reporter) -> Comparison:
     """Ask torch and a session about every image; torch not again where an attempt before did."""
     known = None if before is None else iter(before.reference)
     reference: Answer = _of_torch(predictor) if known is None else lambda _: next(known)
@@ -226,7 +194,7 @@ def _compare(predictor: Predictor, session: Session, shown: _Shown, before: Comp
         return compare(counted(), shown.labels, shown.keys, reference, lambda image: session(image[None])[0])
 
 
-def _latency(predictor: Predictor, sessions: dict[str, Session], shown: _Shown) -> dict[str, Any]:
+def _latency(predictor: Predictor, sessions: dict[str, Session], shown: Shown) -> dict[str, Any]:
     asked: dict[str, Answer] = {"torch": _of_torch(predictor)}
     for name, session in sessions.items():
         asked[name] = lambda image, session=session: session(image[None])[0]

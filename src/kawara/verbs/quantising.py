@@ -18,7 +18,7 @@ from kawara.edge.int8 import quantised, usual_weight_bits
 from kawara.errors import ConfigError
 from kawara.models.interface import ImageModel
 from kawara.training.progress import Reporter
-from kawara.verbs.calibration import Calibration
+from kawara.verbs.export_images import Calibration
 
 Images = Callable[[], Iterable[np.ndarray]]
 

@@ -1,7 +1,8 @@
-"""Which labelled images an export is compared on, and which int8 ranges are measured on: never the same."""
+"""Which images an export is compared on, and which int8 ranges are measured on: never the same."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,10 @@ import torch
 from torch import Tensor
 
 from kawara.data.sources import ImageSplit, open_data
+from kawara.edge.certificate import noise_images
 from kawara.errors import DataError
 from kawara.training.progress import Reporter
-from kawara.verbs.evaluation import load_images, was_trained_on
+from kawara.verbs.evaluation import labelled_parts, load_images, was_trained_on
 from kawara.weights import ModelCard
 
 NUM_IMAGES = 128
@@ -23,6 +25,38 @@ SEED = 0
 
 _SHARE = 5
 """One image of five is set aside where a data set has one part only, up to NUM_IMAGES."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The images that both are asked about."""
+
+    what: str
+    images: Callable[[], Iterator[np.ndarray]]
+    keys: list[str]
+    labels: np.ndarray | None
+
+
+def compared_part(data: str | Path, card: ModelCard, reporter: Reporter) -> ImageSplit:
+    """Return the part of labelled images that an export is compared on: test, else val, without images that were trained on."""
+    return labelled_parts(data, card, None, reporter)[0][0]
+
+
+def shown_of(data: str | Path, part: ImageSplit, card: ModelCard, positions: np.ndarray | None = None) -> Shown:
+    """Show a part of a data set, or some of its images."""
+    chosen = (np.arange(len(part)) if positions is None else positions).tolist()
+    what = f"{data}, {part.name}" + (f", {len(chosen)} of {len(part)} images" if len(chosen) < len(part) else "")
+    return Shown(what, lambda: (part.store[index] for index in chosen), [part.keys[index] for index in chosen], part.labels[chosen])
+
+
+def shown_noise(card: ModelCard, reporter: Reporter) -> Shown:
+    """Show images of random pixels, of several sizes."""
+    reporter.say("Without --data only random images are compared: no accuracy is certified.")
+    side = card.preprocessing.stored_side
+    images = noise_images(card.preprocessing.channels, (side // 3 + 1, side, side + 33, 2 * side + 1))
+    return Shown(
+        "random pixels", lambda: iter(images), [f"random image {i}, {x.shape[0]}×{x.shape[1]}" for i, x in enumerate(images)], None
+    )
 
 
 @dataclass(frozen=True)
