@@ -194,9 +194,27 @@ def build_parser() -> _Parser:
         help="onnx (default): one file; openvino: .xml and .bin; torch: .pt2; web: a folder with a page that runs the model in a browser",
     )
     export.add_argument("--out", metavar="FILE|DIR", help="where to (default: beside MODEL)")
-    export.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="fp16: weights in half precision, half the size")
+    export.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "fp16", "int8"],
+        help="fp16: weights in half precision, half the size; int8: layers in whole numbers, a third of the size, faster; needs --data",
+    )
     export.add_argument("--data", metavar="DATA", help="labelled images, as for evaluate, on which accuracy is compared with torch")
     export.add_argument("--max-drop", type=float, default=0.5, metavar="N", help="points of top-1 accuracy that may be lost (default 0.5)")
+    export.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="for int8: images to measure ranges on (default: the train part of DATA, else a share set aside)",
+    )
+    export.add_argument(
+        "--fallback",
+        choices=["mixed", "none"],
+        help="for int8 that loses too much: mixed (default) leaves the worst layers in float; none refuses it",
+    )
+    export.add_argument(
+        "--weight-bits", type=int, choices=[7, 8], help="for int8: 7 for CPUs of x86 without VNNI (default: what this CPU needs)"
+    )
     export.add_argument(
         "--runtime",
         metavar="ADDRESS|DIR",
@@ -353,6 +371,7 @@ examples:
   kawara export runs/photos-1/model.safetensors --to openvino --precision fp16   model.xml and model.bin, half the size
   kawara export runs/photos-1/model.safetensors --to web                         model-web/, a page for browsers
   kawara export runs/photos-1/model.safetensors --merge auto --data photos/      a faster ViT: tokens that are alike become one
+  kawara export runs/photos-1/model.safetensors --precision int8 --data photos/  layers in int8, calibrated on the training images
   kawara predict runs/photos-1/model.onnx new/*.jpg                              as with the model file
 
 The graph takes raw uint8 images (batch, height, width, channels) of any size and gives probabilities: resize, crop and colours are inside.

@@ -377,6 +377,9 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             max_drop=options.max_drop,
             runtime=options.runtime,
             merge=options.merge,
+            calibrate=options.calibrate,
+            fallback=options.fallback,
+            weight_bits=options.weight_bits,
             reporter=reporter,
         )
     certificate = exported.certificate
@@ -387,6 +390,8 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             print(f"wrote   {path}")
         print(f"wrote   {exported.certificate_path}")
         print(_certificate_line(certificate))
+        if certificate.int8 is not None:
+            print("\n".join(_int8_lines(certificate.int8)))
         if options.to == "web" and certificate.accepted:
             print(f"\nTo try it: python -m http.server -b 127.0.0.1 -d {exported.files[0]}, and open http://127.0.0.1:8000")
     for reason in certificate.refused:
@@ -406,7 +411,27 @@ def _certificate_line(certificate: Certificate) -> str:
         parts.append(f"top-1 {after['top1']:.2%} ({low:.2%} – {high:.2%}), torch {before['top1']:.2%}")
     before, after = certificate.latency["torch"], certificate.latency["export"]
     parts.append(f"p50 {after['p50_ms']:.1f} ms, p95 {after['p95_ms']:.1f}, torch {before['p50_ms']:.1f}, {before['p95_ms']:.1f}")
+    if "fp32" in certificate.latency:
+        parts.append(f"{certificate.latency['speedup']:.2f} times as fast as fp32 ({certificate.latency['fp32']['p50_ms']:.1f} ms)")
     return " · ".join(parts)
+
+
+def _int8_lines(record: dict[str, Any]) -> list[str]:
+    """Return what there is to say of an int8 export: what was chosen, what stayed in float, which layers are to blame."""
+    chosen = next(variant for variant in record["variants"] if variant["chosen"])
+    calibration, kept = record["calibration"], record["float_layers"]
+    smoothing = "SmoothQuant, " if chosen["smoothing"] else ""
+    lines = [
+        f"int8    {record['num_layers'] - len(kept)} of {record['num_layers']} layers, weights of {record['weight_bits']} bits, {smoothing}"
+        f"ranges by {chosen['ranges']} on {calibration['num_images']} images ({calibration['images']})"
+    ]
+    if kept:
+        lines.append(f"float   {', '.join(kept)}")
+    lines += [
+        f"blame   {damage['layer']}: KL {damage['kl']:.2g}, SNR {damage['snr_db']:.1f} dB, same answer {damage['agreement']:.1%}"
+        for damage in (record["layers"] or [])[:5]
+    ]
+    return lines
 
 
 def _bench(options: argparse.Namespace, started_at: float) -> int:
