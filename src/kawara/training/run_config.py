@@ -66,7 +66,10 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class RunConfig:
-    """A complete training run. `length` and `schedule.warmup` are written "300 epochs", "1000 steps", "5 minutes"."""
+    """A complete training run. `length` and `schedule.warmup` are written "300 epochs", "1000 steps", "5 minutes".
+
+    `doctor` is what happens to a run that learns nothing: it is stopped, it is told so, or nobody looks.
+    """
 
     recipe: str = "custom"
     model: ModelSettings = field(default_factory=ModelSettings)
@@ -86,6 +89,7 @@ class RunConfig:
     threads: int = 0
     workers: int = 0
     seed: int = 0
+    doctor: Literal["stop", "warn", "off"] = "stop"
 
     def __post_init__(self) -> None:
         if self.parsed_length.unit == "%" or self.parsed_length.amount <= 0:

@@ -119,7 +119,9 @@ def _run_folder(out: Path, contender: Contender, seed: int) -> RunFolder:
 
 def _train(contender: Contender, seed: int, folder: RunFolder, reporter: Reporter) -> bool:
     """Make sure that the run is finished; False where it was interrupted."""
-    request = dataclasses.replace(contender.request, seed=seed, out=str(folder.path))
+    # A contender that learns nothing is a result like any other: it is told, not stopped.
+    settings = {"doctor": "warn"} | dict(contender.request.settings)
+    request = dataclasses.replace(contender.request, seed=seed, out=str(folder.path), settings=settings)
     if folder.config.exists():
         _check_same(folder, resolve(request, Reporter(quiet=True)))
         if folder.metrics.exists():

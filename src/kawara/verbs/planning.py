@@ -61,7 +61,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is settled before an image is decoded. `start` is None for a model from scratch, `teacher` without one."""
+    """Everything that is settled before an image is decoded. `start` is None for a model from scratch, `teacher` without one.
+
+    `asked` are the settings that somebody asked for, by dotted path; those of a new run alone.
+    """
 
     config: RunConfig
     listing: Listing
@@ -69,6 +72,7 @@ class Plan:
     reason: str
     start: Trained | None
     teacher: Trained | None
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | None) -> Plan:
@@ -77,6 +81,8 @@ def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | No
     asked = _asked(request)
     if resumed is not None:
         config = from_dict(RunConfig, read_file(resumed.config), where=str(resumed.config))
+        if "doctor" in asked:  # the one setting that decides nothing but whether a run goes on
+            config = override(config, {"doctor": asked["doctor"]})
         _check_unchanged(config, asked | ({"recipe": request.recipe} if request.recipe else {}))
         start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
         listing = _open_data(request, reporter)
@@ -86,7 +92,7 @@ def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | No
         listing = _open_data(request, reporter)
         config, reason = _fill_in(request, asked, survey(listing), device, start)
         reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
-    plan = Plan(config, listing, device, reason, start, teacher)
+    plan = Plan(config, listing, device, reason, start, teacher, {} if resumed is not None else asked)
     if teacher is not None:
         check_classes(teacher.card.class_names, tuple(listing.class_names))
     model_config(plan, len(listing.class_names))  # what does not fit together is said before images are read
@@ -169,7 +175,7 @@ def starting_model(plan: Plan, num_classes: int) -> ImageModel:
 
 def _asked(request: TrainRequest) -> dict[str, Any]:
     """Return every setting that was asked for, by dotted path; `recipe` apart."""
-    asked = _flat(read_file(request.config)) if request.config else {}
+    asked = flat_settings(read_file(request.config)) if request.config else {}
     asked.pop("recipe", None)
     options = {
         "length": request.length,
@@ -302,10 +308,10 @@ def _check_unchanged(config: RunConfig, asked: Mapping[str, Any]) -> None:
             )
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flat_settings(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Return nested tables as dotted paths; tables whose names are free (model.options) stay whole."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         full = f"{path}.{name}" if path else name
-        flat |= _flat(value, full) if isinstance(value, dict) and full != "model.options" else {full: value}
+        flat |= flat_settings(value, full) if isinstance(value, dict) and full != "model.options" else {full: value}
     return flat

@@ -20,7 +20,7 @@ from kawara.tasks.classification import classify
 from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
-from kawara.training.loop import FitResult, Loop, seconds_per_image
+from kawara.training.loop import FitResult, Loop, Observer, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, latest_run, next_free
@@ -28,6 +28,7 @@ from kawara.verbs.evaluation import Evaluation, judge
 from kawara.verbs.planning import TrainRequest, make_plan
 from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
+from kawara.verbs.watching import Doctor
 from kawara.weights import save_model
 
 REPORT_SECONDS = 4.0
@@ -135,15 +136,18 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
     with threads(plan.config.threads):
         announce(run)
         work = gather(run)
-        loop = _loop(run, work, started_at)
+        doctor = Doctor(run, work, request)
+        loop = _loop(run, work, started_at, doctor)
         if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
             folder.make()
             write_text(folder.config, to_yaml(plan.config))
             write_json(folder.environment, environment() | {"device": str(plan.device)})
+            doctor.before()
         elif folder.last.exists():
             loop.resume()
             reporter.say(f"resuming at step {loop.progress.step}")
-        fitted = loop.fit(reserve_seconds=_reserve(run, work))
+        with doctor.explaining(loop):
+            fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
             reporter.say(
                 f"Stopped at step {fitted.steps}; nothing is lost. To go on:  kawara train {request.data} --out {run.folder.path} --resume"
@@ -190,7 +194,7 @@ def stem_of(data: str) -> str:
     return name.split(".")[0] or "run"
 
 
-def _loop(run: Run, work: Work, started_at: float) -> Loop:
+def _loop(run: Run, work: Work, started_at: float, observer: Observer) -> Loop:
     config = run.config
 
     def validate(candidate: torch.nn.Module) -> dict[str, float]:
@@ -201,6 +205,7 @@ def _loop(run: Run, work: Work, started_at: float) -> Loop:
     return Loop(
         work.model, work.task, work.train, validate, config, run.folder,
         device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
+        observer=observer,
     )  # fmt: skip
 
 
