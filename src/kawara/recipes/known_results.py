@@ -41,6 +41,17 @@ KNOWN_RESULTS = (
         "Fashion-MNIST", 57_500, 10, 28, True, False, "recipe small, 5 minutes", 0.912, "kawara train fashion_mnist --minutes 5"
     ),
     KnownResult(
+        "CIFAR-10, 6 classes of 450", 1_899, 6, 32, False, False, "recipe small, 5 minutes, 36 epochs", 0.599,
+        "kawara train six --minutes 5",
+    ),
+    KnownResult(
+        "ants and bees", 195, 2, 128, False, False, "recipe small, 4 minutes, 61 epochs", 0.748, "kawara train hymenoptera --minutes 4"
+    ),
+    KnownResult(
+        "Imagenette, 1,280 photos", 1_280, 10, 128, False, False, "recipe small, 4 minutes, 5 epochs", 0.453,
+        "kawara train imagenette224 --minutes 4",
+    ),
+    KnownResult(
         "ants and bees", 195, 2, 224, False, True, "DeiT-Ti, new head", 0.976,
         "kawara train hymenoptera --pretrained deit_tiny.safetensors --freeze backbone",
     ),

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import stats
+from scipy import special
 
 
 @dataclass(frozen=True)
@@ -55,14 +55,14 @@ def frequencies(labels: NDArray[np.integer], num_classes: int) -> NDArray[np.flo
 def constant_loss(shares: Sequence[float] | NDArray[np.float64], smoothing: float = 0.0) -> float:
     """Return H for class shares (K,) and label smoothing ε, in nats."""
     smoothed = (1 - smoothing) * np.asarray(shares, dtype=np.float64) + smoothing / len(shares)
-    return float(stats.entropy(smoothed))
+    return float(-special.xlogy(smoothed, smoothed).sum())
 
 
 def chance_of_as_many(right: int, num_images: int, rate: float) -> float:
     """Return P(X ≥ right) for X ~ Binomial(num_images, rate): how likely so many right answers are by chance."""
-    return float(stats.binom.sf(right - 1, num_images, rate))
+    return 1.0 if right <= 0 else float(special.bdtrc(right - 1, num_images, rate))
 
 
 def highest_accuracy(right: int, num_images: int, level: float = 0.99) -> float:
     """Return the exact upper bound of the accuracy: were it larger, so few right answers would have a probability below 1 − level."""
-    return 1.0 if right >= num_images else float(stats.beta.ppf(level, right + 1, num_images - right))
+    return 1.0 if right >= num_images else float(special.betaincinv(right + 1, num_images - right, level))

@@ -11,7 +11,7 @@ run, which reads the same journal, is judged as one that was never interrupted.
 2. so many right answers in training have a probability above 1/1000 by chance. Thousands of images show a little even if augmented hard;
 3. the same on validation images, which are clean: with strong augmentation this is where learning is seen first;
 4. the exact 99 % upper bound of the validation accuracy is below that of the largest class plus a quarter of what is left to 1.
-   That nothing was *seen* is no proof: with 30 validation images this never holds, and such a run is never stopped.
+   That nothing was *seen* is no proof: with 8 validation images of 6 classes this never holds, and such a run is never stopped.
 
 **Next to chance** needs 1 and 4 alone: brightness or a colour was picked up, say, and no more.
 
