@@ -92,7 +92,7 @@ def _head_width(model_config: Any, asked: Collection[str]) -> list[Remark]:
         return []
     if width / heads >= NARROWEST_HEAD:
         return []
-    fewer = max(1, width // 64)
+    fewer = max(1, width // (64 if width >= 192 else NARROWEST_HEAD))
     while width % fewer:
         fewer -= 1
     return [

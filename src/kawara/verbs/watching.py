@@ -221,8 +221,8 @@ class Doctor:
             pretrained=bool(self.config.model.pretrained),
         )
         if near:
-            en += f"; of what was measured, the nearest gave {_band(near)} ({'; '.join(_described(row) for row in near)})"
-            ja += f"。これまでに測った近い例では {_band(near)}（{'; '.join(_described(row) for row in near)}）"
+            en += f"; of what was measured, the nearest gave {_in_words(near)}"
+            ja += f"。これまでに測った近い例では {_in_words(near)}"
         return Remark("expectation", f"{en}.", f"{ja}。")
 
     def _verdict_in_words(self, verdict: Verdict, seen: Look) -> Remark:
@@ -284,13 +284,11 @@ _TITLES = {
 }  # fmt: skip
 
 
-def _band(rows: list[KnownResult]) -> str:
+def _in_words(rows: list[KnownResult]) -> str:
+    if len(rows) == 1:
+        return f"{rows[0].top1:.0%} ({rows[0].data}, {rows[0].how})"
     low, high = min(row.top1 for row in rows), max(row.top1 for row in rows)
-    return f"{low:.0%}" if f"{low:.0%}" == f"{high:.0%}" else f"{low:.0%}–{high:.0%}"
-
-
-def _described(row: KnownResult) -> str:
-    return f"{row.data}, {row.how}: {row.top1:.0%}"
+    return f"{low:.0%}–{high:.0%} ({'; '.join(f'{row.data}, {row.how}: {row.top1:.0%}' for row in rows)})"
 
 
 def _attention_in_words(places: list[str], step: int) -> Remark:
