@@ -88,6 +88,7 @@ def test_the_command_line_leaves_with_2(noise, tmp_path, capsys):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 def test_deit_72_is_stopped_and_the_command_beats_chance_by_30_points(shared, tmp_path):
     """Six classes of 450 images, DeiT's recipe, rate 0.1: https://github.com/facebookresearch/deit/issues/72."""
     counts: dict[str, int] = {}

@@ -29,8 +29,9 @@ from kawara.tasks.classification import classify
 from kawara.tasks.distillation import Distillation
 from kawara.training.chance import Chance
 from kawara.training.divergence import first_layer_not_finite
-from kawara.training.hopelessness import Look, Verdict, is_due, judge
+from kawara.training.hopelessness import Look, is_due, judge
 from kawara.training.loop import Loop
+from kawara.verbs import findings
 from kawara.verbs.evaluation import EVALUATION_BATCH
 from kawara.verbs.mending import command, mended
 from kawara.verbs.planning import TrainRequest
@@ -63,7 +64,7 @@ class Doctor:
         """Say what chance gives, what like data gave, and what of the settings asked for seldom goes well."""
         if self.config.doctor == "off":
             return
-        for remark in (self._expectation(), *self._advice()):
+        for remark in (findings.expectation(self.chance, self._nearest()), *self._advice()):
             self._say(remark, 0)
 
     def is_due(self, step: int) -> bool:
@@ -80,9 +81,17 @@ class Doctor:
         verdict = judge(looks, self.chance, self.steps_per_epoch)
         if verdict is None:
             return
-        if verdict.hopeless and self.config.doctor == "stop":
-            raise self._hopeless(verdict, seen)
-        self._say(self._verdict_in_words(verdict, seen), seen.step)
+        numbers, mending = findings.evidence(verdict, seen, self.chance, self._rate, self.config.optimizer.name), self._mending()
+        if not verdict.hopeless or self.config.doctor == "warn":
+            self._say(findings.verdict_in_words(verdict, seen, self.chance, numbers, mending), seen.step)
+            return
+        self.journal.write("stopped", seen.step, kind=verdict.kind, reason=numbers, command=mending)
+        raise HopelessError(
+            f"{findings.title(verdict, seen)} It was stopped; what there is of it is in {self.run.folder.path}, and --resume --set "
+            "doctor=warn would go on with it.",
+            got=numbers,
+            remedy=mending,
+        )
 
     def after_validation(self, loop: Loop) -> None:
         """See whether the attention of a layer has collapsed to single tokens."""
@@ -97,7 +106,7 @@ class Doctor:
         self.journal.write("attention", step, entropy_share=[round(float(share), 4) for share in shares])
         collapsed = [place for place, share in zip(found.places, shares) if share < COLLAPSED_SHARE]
         if collapsed:
-            self._say(_attention_in_words(collapsed, step), step)
+            self._say(findings.collapsed_attention(collapsed, step, COLLAPSED_SHARE), step)
 
     @contextlib.contextmanager
     def explaining(self, loop: Loop) -> Iterator[None]:
@@ -205,60 +214,13 @@ class Doctor:
             steps_per_epoch=self.steps_per_epoch,
         )
 
-    def _expectation(self) -> Remark:
-        guess, largest = 1 / self.chance.num_classes, self.chance.largest_in_validation
-        en = f"Guessing is right in {guess:.1%}"
-        ja = f"当て推量の正解率は {guess:.1%}"
-        if largest > 1.05 * guess:
-            en += f", always naming the largest class in {largest:.1%}"
-            ja += f"、常に最多のクラスと答えると {largest:.1%}"
-        en, ja = f"{en} of the validation images", f"{ja}（検証画像）"
-        near = nearest_results(
+    def _nearest(self) -> list[KnownResult]:
+        return nearest_results(
             len(self.run.train),
             self.chance.num_classes,
             self.run.card.preprocessing.image_size[0],
             grey=self.config.data.color == "grey",
             pretrained=bool(self.config.model.pretrained),
-        )
-        if near:
-            en += f"; of what was measured, the nearest gave {_in_words(near)}"
-            ja += f"。これまでに測った近い例では {_in_words(near)}"
-        return Remark("expectation", f"{en}.", f"{ja}。")
-
-    def _verdict_in_words(self, verdict: Verdict, seen: Look) -> Remark:
-        return Remark(
-            verdict.kind,
-            f"{_TITLES[verdict.kind][0].format(epoch=seen.epoch)} {self._evidence(seen)}. What may help: {self._mending()}",
-            f"{_TITLES[verdict.kind][1].format(epoch=seen.epoch)}検証正解率 {seen.validation_right / seen.validation_images:.1%}"
-            f"（常に最多のクラスなら {self.chance.largest_in_validation:.1%}）。",
-        )
-
-    def _evidence(self, seen: Look) -> str:
-        accuracy = seen.validation_right / seen.validation_images
-        parts = [
-            f"{accuracy:.1%} of {seen.validation_images} validation images are right, where always naming the largest class gives "
-            f"{self.chance.largest_in_validation:.1%}"
-        ]
-        if seen.loss is not None:
-            parts.append(f"the loss of the last epoch is {seen.loss:.3f}, where knowing nothing gives {self.chance.loss:.3f}")
-        return "; ".join(parts)
-
-    def _hopeless(self, verdict: Verdict, seen: Look) -> HopelessError:
-        rate = self._rate
-        evidence = self._evidence(seen)
-        if verdict.kind == "rate":
-            now = rate.peak * seen.rate / rate.excess
-            evidence += (
-                f"; {rate.setting} is at {now:.2g} now, {seen.rate:.0f} times the {rate.usual:.2g} that {self.config.optimizer.name} "
-                "usually takes for this batch and width"
-            )
-        mending = self._mending()
-        self.journal.write("stopped", seen.step, kind=verdict.kind, reason=evidence, command=mending)
-        return HopelessError(
-            f"{_TITLES[verdict.kind][0].format(epoch=seen.epoch)} It was stopped; what there is of it is in {self.run.folder.path}, and "
-            "--resume --set doctor=warn would go on with it.",
-            got=evidence,
-            remedy=mending,
         )
 
     def _mending(self) -> str:
@@ -272,31 +234,3 @@ class Doctor:
         if remark.code not in said:
             self.run.reporter.say(remark.en)
             self.journal.write("remark", step, code=remark.code, en=remark.en, ja=remark.ja)
-
-
-_TITLES = {
-    "rate": ("After {epoch} epochs next to nothing was learned.", "{epoch}エポックで、ほとんど何も学習していません。"),
-    "stuck": ("After {epoch} epochs nothing was learned.", "{epoch}エポックで、何も学習していません。"),
-    "slow": ("At chance after {epoch} epochs.", "{epoch}エポックの時点で当て推量と変わりません。"),
-    "collapsed": (
-        "At chance again after {epoch} epochs: what was learned is lost.", "{epoch}エポックの時点で当て推量に戻り、学習が失われました。"
-    ),
-}  # fmt: skip
-
-
-def _in_words(rows: list[KnownResult]) -> str:
-    if len(rows) == 1:
-        return f"{rows[0].top1:.0%} ({rows[0].data}, {rows[0].how})"
-    low, high = min(row.top1 for row in rows), max(row.top1 for row in rows)
-    return f"{low:.0%}–{high:.0%} ({'; '.join(f'{row.data}, {row.how}: {row.top1:.0%}' for row in rows)})"
-
-
-def _attention_in_words(places: list[str], step: int) -> Remark:
-    shown = ", ".join(places)
-    return Remark(
-        f"attention of {shown}",
-        f"The attention of {shown} has collapsed at step {step}: every query takes nearly all from one token (entropy below "
-        f"{COLLAPSED_SHARE:.0%} of uniform; arXiv 2303.06296). A lower rate or a longer schedule.warmup.",
-        f"ステップ {step} で {shown} の注意が 1 個のトークンに集中しました（エントロピーが一様な場合の {COLLAPSED_SHARE:.0%} 未満。"
-        "arXiv 2303.06296）。学習率を下げるか、schedule.warmup を長くしてください。",
-    )
