@@ -41,7 +41,7 @@ MAX_LOOKED_AT = 512
 """Validation images that a look takes: with so many the accuracy is known within 6 points."""
 ATTENTION_IMAGES = 8
 COLLAPSED_SHARE = 0.1
-"""Of log N: a query of 197 tokens then looks at 1.7 of them. Healthy blocks were seen at 0.47 and more, collapsed ones below 0.09."""
+"""Of log N: a query of 197 tokens then looks at 1.7 of them. Healthy blocks were seen at 0.27 and more, collapsed ones below 0.09."""
 
 
 class Doctor:
@@ -82,7 +82,7 @@ class Doctor:
         if verdict is None:
             return
         numbers, mending = findings.evidence(verdict, seen, self.chance, self._rate, self.config.optimizer.name), self._mending()
-        if not verdict.hopeless or self.config.doctor == "warn":
+        if not verdict.hopeless or self.config.doctor == "warn" or seen.progress >= 1:  # a run at its end can as well be evaluated
             self._say(findings.verdict_in_words(verdict, seen, self.chance, numbers, mending), seen.step)
             return
         self.journal.write("stopped", seen.step, kind=verdict.kind, reason=numbers, command=mending)
@@ -100,6 +100,8 @@ class Doctor:
         try:
             found = attention_statistics(self.run.model, [self._images])
         except KawaraError:  # attention that cannot be verified, as with weights that are not finite: other rules speak of that
+            return
+        if found.layout.num_tokens == 1:
             return
         shares = found.entropy_nats.mean(axis=1) / math.log(found.layout.num_tokens)
         step = loop.progress.step
@@ -148,8 +150,9 @@ class Doctor:
 
     def _last_epoch(self, step: int) -> tuple[float | None, float, int]:
         """Return loss, right answers and images of the last epoch from the journal, whose windows may begin a little before it."""
-        records = [record for record in self.journal.read() if record["event"] == "train" and record["step"] <= step]
-        before = [0, *(record["step"] for record in records)]
+        by_step = {record["step"]: record for record in self.journal.read() if record["event"] == "train" and record["step"] <= step}
+        records = [by_step[number] for number in sorted(by_step)]
+        before = [0, *sorted(by_step)]
         size = self.config.batch_size * self.config.accumulate
         windows = [
             (record, (record["step"] - earlier) * size)
