@@ -14,7 +14,10 @@ _TITLES = {
     "rate": ("After {} epochs next to nothing was learned.", "{}エポックで、ほとんど何も学習していません。"),
     "stuck": ("After {} epochs nothing was learned.", "{}エポックで、何も学習していません。"),
     "slow": ("At chance after {} epochs.", "{}エポックの時点で当て推量と変わりません。"),
-    "collapsed": ("At chance again after {} epochs: what was learned is lost.", "{}エポックの時点で当て推量に戻り、学習が失われました。"),
+    "collapsed": (
+        "At chance again after {} epochs: what was learned is lost, as when a warm-up is too steep or the rate too high.",
+        "{}エポックの時点で当て推量に戻り、学習が失われました。ウォームアップが急すぎるか、学習率が高すぎるときに起こります。",
+    ),
 }
 
 
