@@ -1,12 +1,17 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, …"""
+"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, `bench`, …"""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import difflib
+import errno
 import json
+import signal
 import sys
 import time
+from collections.abc import Iterator
+from types import FrameType
 from typing import Any, NoReturn
 
 STARTED_AT = time.monotonic()
@@ -83,7 +88,7 @@ def build_parser() -> _Parser:
     train.add_argument("--image-size", type=int, metavar="PX", help="side of the square that the model sees")
     train.add_argument("--out", metavar="DIR", help="run folder (default: runs/<data>-<number>)")
     train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
-    train.add_argument("--resume", action="store_true", help="go on with an interrupted run in --out (default: the latest)")
+    train.add_argument("--resume", action="store_true", help="go on with the settings of an interrupted run in --out (default: the latest)")
     train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
     train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
@@ -104,6 +109,7 @@ def build_parser() -> _Parser:
         "--neighbours", type=int, metavar="K", help="for knn: how many vote (default 20; 10, 100 and 200 are shown beside it)"
     )
     evaluate.add_argument("--seed", type=int, metavar="N", help="for fewshot: of the draws of the images (default 0)")
+    evaluate.add_argument("--merge", type=int, metavar="R", help="merge R tokens in each block of a ViT first: what would it cost?")
     evaluate.add_argument("--device", metavar="NAME")
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
 
@@ -160,16 +166,44 @@ def build_parser() -> _Parser:
     )
 
     export = verb(
-        "export", "write a model with its preprocessing for ONNX Runtime, OpenVINO or torch.export, and certify it", EXPORT_EPILOG
+        "export", "write a model with its preprocessing for ONNX Runtime, OpenVINO, torch.export or browsers, and certify it", EXPORT_EPILOG
     )
     export.add_argument("model", metavar="MODEL", help="a model.safetensors, a checkpoint of others, or hub:owner/name")
     export.add_argument(
-        "--to", default="onnx", choices=["onnx", "openvino", "torch"], help="onnx (default): one file; openvino: .xml and .bin; torch: .pt2"
+        "--to",
+        default="onnx",
+        choices=["onnx", "openvino", "torch", "web"],
+        help="onnx (default): one file; openvino: .xml and .bin; torch: .pt2; web: a folder with a page that runs the model in a browser",
     )
     export.add_argument("--out", metavar="FILE|DIR", help="where to (default: beside MODEL)")
     export.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="fp16: weights in half precision, half the size")
     export.add_argument("--data", metavar="DATA", help="labelled images, as for evaluate, on which accuracy is compared with torch")
     export.add_argument("--max-drop", type=float, default=0.5, metavar="N", help="points of top-1 accuracy that may be lost (default 0.5)")
+    export.add_argument(
+        "--runtime",
+        metavar="ADDRESS|DIR",
+        help="web: where the page loads onnxruntime-web from (default: cdn.jsdelivr.net), or its folder, which is copied (works offline)",
+    )
+    export.add_argument(
+        "--merge", metavar="R|auto", help="merge R tokens in each block of a ViT, which is faster; auto: as many as --max-drop allows"
+    )
+
+    bench = verb("bench", "how fast are models on this machine, in each run time? And against CNNs of the same size?", BENCH_EPILOG)
+    bench.add_argument(
+        "models", nargs="+", metavar="MODEL", help="a model file, a name of `kawara models`, or an exported .onnx or .xml; several compare"
+    )
+    bench.add_argument("--threads", type=_numbers, default=(1,), metavar="N,N,…", help="numbers of threads (default 1)")
+    bench.add_argument("--device-profile", type=_profile, dest="threads", metavar="threads=N,N,…", help="the same, as `threads=1,2`")
+    bench.add_argument("--batch", type=_numbers, default=(1,), metavar="N,N,…", help="batch sizes (default 1)")
+    bench.add_argument("--image-size", type=_numbers, default=(), metavar="PX,PX,…", help="sides of the images (default: each model's own)")
+    bench.add_argument(
+        "--runtime", type=_names, default=(), metavar="A,B,…", help="of torch, compile, onnx, openvino (default: all that are here)"
+    )
+    bench.add_argument("--twin", action="store_true", help="beside each ViT the CNN of the same size")
+    bench.add_argument("--match", choices=["params", "macs", "latency"], default="params", help="what the same size means (default params)")
+    bench.add_argument("--data", metavar="DATA", help="labelled images, for accuracy against latency (default: what the model files say)")
+    bench.add_argument("--seconds", type=float, default=2.0, metavar="S", help="how long each case is repeated (default 2)")
+    bench.add_argument("--out", metavar="DIR", help="folder for bench.json and report.html (default: runs/bench-<number>)")
 
     models = verb("models", "list the models, or show one")
     models.add_argument("name", nargs="?", metavar="NAME")
@@ -211,7 +245,7 @@ examples:
   kawara train photos/ --pretrained hub:facebook/dinov2-small --freeze backbone    only a new head, in seconds
   kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
   kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
-  kawara train photos/ --out runs/photos-1 --resume      after an interruption
+  kawara train photos/ --resume                          after an interruption; with --out the same command goes on by itself
 
 A folder may hold train/, val/ and test/, or just one sub-folder a class: then kawara holds out images by their content,
 so that the parts never move.
@@ -282,10 +316,23 @@ EXPORT_EPILOG = """\
 examples:
   kawara export runs/photos-1/model.safetensors --data photos/                   model.onnx, compared with torch on the test images
   kawara export runs/photos-1/model.safetensors --to openvino --precision fp16   model.xml and model.bin, half the size
+  kawara export runs/photos-1/model.safetensors --to web                         model-web/, a page for browsers
+  kawara export runs/photos-1/model.safetensors --merge auto --data photos/      a faster ViT: tokens that are alike become one
   kawara predict runs/photos-1/model.onnx new/*.jpg                              as with the model file
 
 The graph takes raw uint8 images (batch, height, width, channels) of any size and gives probabilities: resize, crop and colours are inside.
 An export that differs from torch by more than 1e-4 (fp32), or loses more than --max-drop, is kept as NAME.rejected only; exit code 3.
+"""
+
+BENCH_EPILOG = """\
+examples:
+  kawara bench runs/photos-1/model.safetensors                       torch, torch.compile, ONNX Runtime, OpenVINO
+  kawara bench vit_tiny_16 --twin --image-size 224,384,512           a ViT and the CNN of its size, over the size of the image
+  kawara bench runs/photos-1/model.safetensors runs/photos-1/model.onnx --threads 1,2 --batch 1,8
+  kawara bench vit.safetensors cnn.safetensors --data photos/        accuracy against latency
+
+Models of `kawara models` run with weights of chance: time does not depend on them. Everything takes turns in one process, so that
+what else the machine does meets all alike. compile needs a C++ compiler and takes up to a minute for each model.
 """
 
 
@@ -300,6 +347,14 @@ def _numbers(text: str) -> tuple[int, ...]:
         return tuple(int(part) for part in text.split(","))
     except ValueError:
         raise argparse.ArgumentTypeError(f"whole numbers with commas between them are expected, such as 1,5,10; got {text!r}") from None
+
+
+def _profile(text: str) -> tuple[int, ...]:
+    """Return the numbers of "threads=1,2"."""
+    name, _, numbers = text.partition("=")
+    if name != "threads":
+        raise argparse.ArgumentTypeError(f"{text!r} is not like threads=1,2")
+    return _numbers(numbers)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -321,10 +376,13 @@ def main(arguments: list[str] | None = None) -> int:
         parser.print_help()
         return 0
     try:
-        from kawara import terminal
+        with _terminated_as_by_ctrl_c():
+            from kawara import terminal
 
-        return terminal.run(options, started_at=STARTED_AT if arguments is None else time.monotonic())
+            return terminal.run(options, started_at=STARTED_AT if arguments is None else time.monotonic())
     except KeyboardInterrupt:
+        if options.json:
+            print(json.dumps({"error": "Interrupted", "message": "stopped by Ctrl-C or SIGTERM; stderr says how to go on"}))
         return 130
     except BrokenPipeError:
         sys.stderr.close()
@@ -332,12 +390,33 @@ def main(arguments: list[str] | None = None) -> int:
     except KawaraError as error:
         return _fail(options, error, error.exit_code)
     except Exception as error:
-        if _names_no_space(error):
-            return _fail(options, UserError("No space is left on the disk.", got=error, remedy="free some, then use --resume"), 2)
         import traceback
 
+        from kawara.files import os_error_in
+
+        found = os_error_in(error)
+        if found is not None and found.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _fail(options, UserError("No space is left on the disk.", got=error, remedy="free some, then the same command again"), 2)
         traceback.print_exc()
         return _fail(options, error, 1)
+
+
+@contextlib.contextmanager
+def _terminated_as_by_ctrl_c() -> Iterator[None]:
+    """Let SIGTERM (kill, a batch system, a shutdown) end the verb as Ctrl-C does: what is half-written is cleared away."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        raise KeyboardInterrupt
+
+    try:
+        before = signal.signal(signal.SIGTERM, interrupt)
+    except ValueError:  # not in the main thread: signals belong to somebody else
+        yield
+        return
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
@@ -347,12 +426,6 @@ def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
         report: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}
         print(json.dumps(report, ensure_ascii=False))
     return code
-
-
-def _names_no_space(error: BaseException) -> bool:
-    import errno
-
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 if __name__ == "__main__":

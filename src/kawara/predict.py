@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from torch import nn
 
 from kawara.data.decode import decode, to_color
 from kawara.errors import ConfigError, DataError, DecodeError
+from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, choose_device
 from kawara.weights import ModelCard, open_model
 
@@ -73,6 +76,15 @@ class Predictor:
                 got=f"a head of {num_classes} classes without names" if num_classes else "a backbone without a head",
                 remedy="kawara evaluate MODEL DATA --protocol knn, which measures a backbone on the classes of the data",
             )
+
+    def with_merging(self, r: int) -> Predictor:
+        """Return a copy that merges r tokens in each block and says so in its card; weights are shared. Raises ConfigError for a CNN."""
+        if not isinstance(self.model, ImageModel):
+            raise ConfigError("An exported file merges what it was exported to merge.", got=r, remedy="the model file")
+        shared: dict[int, Any] = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
+        model = copy.deepcopy(self.model, shared)
+        model.set_merging(r)
+        return Predictor(model, dataclasses.replace(self.card, config=model.config), self.device)
 
     def predict(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5, batch_size: int = 64) -> list[Prediction]:
         """Return one prediction for every image, in order.

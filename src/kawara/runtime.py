@@ -7,8 +7,10 @@ import ctypes
 import os
 import platform
 import random
+import re
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -96,6 +98,36 @@ def peak_memory_bytes(device: torch.device) -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def mark_memory() -> int:
+    """Set the high-water mark of this process's memory back where that can be done (Linux), and return what a growth is counted from."""
+    try:
+        Path("/proc/self/clear_refs").write_text("5")
+    except OSError:
+        return _high_water()
+    return _status_bytes("VmRSS") or _high_water()
+
+
+def memory_growth(mark: int) -> int:
+    """Return how far the memory of this process has risen above a mark at most, in bytes.
+
+    Where the high-water mark cannot be set back, what fits into memory that had been used and given back before is missed.
+    """
+    return max(0, _high_water() - mark)
+
+
+def _high_water() -> int:
+    return _status_bytes("VmHWM") or peak_memory_bytes(torch.device("cpu"))
+
+
+def _status_bytes(name: str) -> int:
+    """Return a field of /proc/self/status in bytes, 0 where there is none."""
+    try:
+        found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
+    except OSError:
+        return 0
+    return int(found[1]) * 1024 if found else 0
 
 
 def environment() -> dict[str, Any]:

@@ -83,6 +83,7 @@ def _evaluate(options: argparse.Namespace, started_at: float) -> int:
             shots=options.shots,
             neighbours=options.neighbours,
             seed=options.seed,
+            merge=options.merge,
             device=options.device,
             batch_size=options.batch_size,
             reporter=reporter,
@@ -244,7 +245,7 @@ def _ablate(options: argparse.Namespace, started_at: float) -> int:
     print(f"\n{record['num_images']:,} {record['split']} images, {record['num_classes']} classes, {runs}")
     print("difference: without − complete, in points\n")
     _stdout().print(ablation_table(record))
-    print(f"\nrecord  {found.folder / 'ablation.json'}")
+    print(f"\nreport  {found.report}\nrecord  {found.folder / 'ablation.json'}")
     return 0
 
 
@@ -314,6 +315,8 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             precision=options.precision,
             data=options.data,
             max_drop=options.max_drop,
+            runtime=options.runtime,
+            merge=options.merge,
             reporter=reporter,
         )
     certificate = exported.certificate
@@ -324,6 +327,8 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             print(f"wrote   {path}")
         print(f"wrote   {exported.certificate_path}")
         print(_certificate_line(certificate))
+        if options.to == "web" and certificate.accepted:
+            print(f"\nTo try it: python -m http.server -b 127.0.0.1 -d {exported.files[0]}, and open http://127.0.0.1:8000")
     for reason in certificate.refused:
         print(f"kawara: {certificate.file} is refused: {reason}.", file=sys.stderr)
     return 0 if certificate.accepted else 3
@@ -342,6 +347,35 @@ def _certificate_line(certificate: Certificate) -> str:
     before, after = certificate.latency["torch"], certificate.latency["export"]
     parts.append(f"p50 {after['p50_ms']:.1f} ms, p95 {after['p95_ms']:.1f}, torch {before['p50_ms']:.1f}, {before['p95_ms']:.1f}")
     return " · ".join(parts)
+
+
+def _bench(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.report.bench_page import bench_table, sentence
+
+    request = verbs.BenchRequest(
+        models=options.models,
+        threads=options.threads,
+        batches=options.batch,
+        image_sizes=options.image_size,
+        run_times=options.runtime,
+        data=options.data,
+        twin=options.twin,
+        match=options.match,
+        seconds=options.seconds,
+        out=options.out,
+    )
+    with Reporter() as reporter:
+        found = verbs.bench(request, reporter)
+    if options.json:
+        _print_json(found.to_dict())
+        return 0
+    print()
+    _stdout().print(bench_table(found.record))
+    for failure in found.record["failures"]:
+        print(f"{failure['model']}, {failure['run_time']}: {failure['reason']}")
+    print(f"\n{sentence(found.record).en}\n\nreport  {found.report}")
+    return 0
 
 
 def _models(options: argparse.Namespace, started_at: float) -> int:
@@ -437,6 +471,7 @@ _VERBS = {
     "inspect": _inspect,
     "convert": _convert,
     "export": _export,
+    "bench": _bench,
     "models": _models,
     "recipes": _recipes,
     "demo": _demo,

@@ -149,6 +149,7 @@ def test_ablation_takes_out_one_ingredient_at_a_time(tmp_path, capsys):
     assert "without label smoothing" in capsys.readouterr().out
     found = json.loads((out / "ablation.json").read_text())
     assert [row["without"] for row in found["rows"]] == ["label_smoothing", "muon"]
+    assert "ラベル平滑化" in (out / "report.html").read_text(encoding="utf-8")
     digests = {found["complete"]["config_digest"], *(row["config_digest"] for row in found["rows"])}
     assert len(digests) == 3
     complete = read_file(out / "complete" / "seed-0" / "config.yaml")

@@ -17,6 +17,8 @@ from kawara.data.preprocessing import Preprocessing
 from kawara.edge import export as exports
 from kawara.errors import ConfigError, DataError, ModelFileError, RunFolderError
 from kawara.models import create_model
+from kawara.training.progress import Reporter
+from kawara.verbs.merging import merged
 from kawara.weights import ModelCard, save_model
 
 onnx = pytest.importorskip("onnx", reason="needs the extra edge")
@@ -256,3 +258,86 @@ def test_half_the_precision_is_half_the_file(tmp_path):
     result = verbs.export(source, precision="fp16")
     assert result.certificate.num_bytes < 0.6 * source.stat().st_size + 100_000
     assert result.certificate.refused == []
+
+
+VIT = {"class_token": True, "pool": "class", "depth": 3}
+
+
+@pytest.fixture(scope="module")
+def labelled(tmp_path_factory):
+    """A model, and a labelled folder with the three parts, whose labels are what the model itself answers, but for a few."""
+    folder = tmp_path_factory.mktemp("labelled")
+    source = made(folder, **VIT)
+    predictor = kawara.load(source)
+    draw = np.random.default_rng(4)
+    for part, count in (("train", 12), ("val", 60), ("test", 60)):
+        for index in range(count):
+            pixels = draw.integers(0, 256, (16, 16, 3), dtype=np.uint8)
+            label = predictor.predict(pixels)[0].label if index % 10 else NAMES[index % 3]
+            place = folder / "data" / part / label
+            place.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(place / f"{index}.png")
+    return source, folder / "data"
+
+
+def test_merged_tokens_are_exported_and_certified_against_the_unmerged_model(labelled, tmp_path):
+    source, data = labelled
+    result = verbs.export(source, out=tmp_path / "merged.onnx", data=data, merge=3, max_drop=100)
+    certificate = result.certificate
+    assert certificate.accepted
+    assert certificate.merging == {"r": 3}
+    assert certificate.max_difference < 1e-4  # from torch that merges
+    plain, merging = verbs.evaluate(source, data), verbs.evaluate(source, data, merge=3)
+    assert certificate.accuracy["torch"]["top1"] == plain.metrics["top1"]
+    assert certificate.accuracy["export"]["top1"] == merging.metrics["top1"] == verbs.evaluate(result.files[0], data).metrics["top1"]
+    assert plain.metrics["top1"] - merging.metrics["top1"] == pytest.approx(certificate.accuracy["drop_points"] / 100)
+    assert certificate.accuracy["drop_points"] > 0
+    assert kawara.load(result.files[0]).card.config.merge == 3
+    operators = {node.op_type for node in onnx.load(result.files[0]).graph.node}
+    assert {"TopK", "ScatterElements"} <= operators
+    with pytest.raises(ConfigError, match="merges what it was exported to merge"):
+        verbs.evaluate(result.files[0], data, merge=1)
+
+
+def test_merged_tokens_in_openvino(labelled, tmp_path):
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    certificate = verbs.export(labelled[0], to="openvino", out=tmp_path, merge=2).certificate
+    assert certificate.accepted
+    assert certificate.max_difference < 1e-4
+
+
+def test_the_number_of_merged_tokens_is_chosen_on_images_that_are_not_certified(labelled):
+    source, data = labelled
+    predictor = kawara.load(source)
+    found = merged(predictor, "auto", data=data, max_drop=1.0, reporter=Reporter(quiet=True))
+    record = found.record
+    assert record["images"].endswith("val")
+    assert (record["num_images"], record["certified_on_the_same"], record["max_drop"]) == (60, False, 1.0)
+    assert (found.predictor.card.config.merge, predictor.card.config.merge) == (record["r"], 0)
+    plain = verbs.evaluate(source, data, split="val").metrics["top1"]
+    for tried in record["tried"]:
+        merging = verbs.evaluate(predictor, data, split="val", merge=tried["r"]).metrics["top1"]
+        assert tried["drop_points"] == pytest.approx(100 * (plain - merging))
+        assert (tried["drop_points"] <= 1.0) == (tried["r"] <= record["r"])
+    assert record["r"] == -(-16 // 3) or record["r"] + 1 in [tried["r"] for tried in record["tried"]]
+
+
+def test_a_data_set_of_one_part_is_chosen_on_and_certified_on(labelled):
+    source, data = labelled
+    found = merged(kawara.load(source), "auto", data=data / "test", max_drop=20, precision="fp16", reporter=Reporter(quiet=True))
+    assert found.record["certified_on_the_same"]
+    assert found.record["max_drop"] == 10  # the other half is left for the precision
+
+
+def test_what_cannot_be_merged_says_so(labelled, tmp_path, capsys):
+    source, data = labelled
+    with pytest.raises(ConfigError, match="--merge auto measures"):
+        verbs.export(source, out=tmp_path, merge="auto")
+    with pytest.raises(ConfigError, match="number of tokens for each block"):
+        verbs.export(source, out=tmp_path, merge="many")
+    cnn = made(tmp_path, "resnet_femto", preprocessing=Preprocessing((16, 16)))
+    for merge in (2, "auto"):
+        with pytest.raises(ConfigError, match="Only the tokens of a ViT"):
+            verbs.export(cnn, merge=merge, data=data)
+    assert main(["evaluate", str(source), str(data), "--merge", "4", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["top1"] == verbs.evaluate(source, data, merge=4).metrics["top1"]

@@ -53,7 +53,7 @@ def said(capsys, *arguments: str) -> dict:
 def test_a_run_folder_holds_everything(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {
-        "config.yaml", "environment.json", "journal.jsonl", "checkpoints/last.safetensors", "checkpoints/best.safetensors",
+        "config.yaml", "environment.json", "inputs.json", "journal.jsonl", "checkpoints/last.safetensors", "checkpoints/best.safetensors",
         "curves.png", "model.safetensors", "metrics.json", "report.html",
     }  # fmt: skip
     with Image.open(run / "curves.png") as picture:
@@ -181,7 +181,7 @@ def test_models_and_recipes_are_listed_and_shown(capsys):
         (["train", "{tmp}/empty"], ["empty"]),
         (["train", "{photos}", "--device", "cuda:7" if not torch.cuda.is_available() else "tpu"], ["cpu"]),
         (["train", "{photos}", "--out", "{run}"], ["exists"]),
-        (["train", "{photos}", "--resume", "--out", "{tmp}/none"], ["no run to resume"]),
+        (["train", "{photos}", "--resume", "--out", "{photos}"], ["no run to resume"]),
         (["evaluate", "{tmp}/none.safetensors", "{photos}"], ["none.safetensors"]),
         (["evaluate", "{tmp}/broken.safetensors", "{photos}"], ["broken.safetensors"]),
         (["predict", "{run}/model.safetensors", "{tmp}/nothing/*.jpg"], ["nothing"]),

@@ -7,7 +7,8 @@ For a ViT, the MACs of one image are known in closed form:
 with the matrix products of the attention (2 N² D) included and everything that is not a product (norms, softmax, additions) left out. What
 papers of this field call "GFLOPs" is nearly always GMACs. A convolutional stem or a ResNet replaces the first term by the sum of its
 convolutions (in a ResNet the P of the patches is smaller), SwiGLU takes 3 N D F in place of 2 N D F, and attention pooling over S = h·w
-patches adds 2 D² + 2 S D² + 2 S D + 2 D F.
+patches adds 2 D² + 2 S D² + 2 S D + 2 D F. With token merging every block has its own N: its attention works on those that it is given, its
+MLP on those that are left, and the matching multiplies half of the patches with the other half, N_a N_b E.
 
 For a CNN they are the sum over its convolutions and matrices, C'·(C/groups)·k² for each cell of the map that comes out: `count_macs`
 finds it by running the model. timm's published figures also count two operations for each value out of a batch norm and five out of a layer
@@ -18,16 +19,15 @@ Axes: C channels, P patch side, k kernel side, h w patch grid, N tokens with pre
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-
 import torch
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from kawara.analysis.evaluation_mode import evaluating
+from kawara.layers.attention import explicit_attention
 from kawara.layers.bit_resnet import EXPANSION, resnet_stride
+from kawara.layers.merging import num_merged
 from kawara.models import ImageModel, ViTConfig
 
 
@@ -42,8 +42,15 @@ def vit_macs(config: ViTConfig, image_size: tuple[int, int] | None = None) -> in
     h, w = -(-height // config.patch_size), -(-width // config.patch_size)
     num_tokens = config.num_prefix + h * w
     mlp = (3 if config.mlp == "swiglu" else 2) * config.width * config.mlp_hidden
-    block = 4 * num_tokens * config.width**2 + 2 * num_tokens**2 * config.width + num_tokens * mlp
-    return _stem_macs(config, (height, width)) + config.depth * block + _head_macs(config, h * w)
+    macs = _stem_macs(config, (height, width))
+    for r in config.merge_schedule:
+        macs += 4 * num_tokens * config.width**2 + 2 * num_tokens**2 * config.width
+        r = num_merged(r, num_tokens, config.num_prefix)
+        if r:
+            macs += (num_tokens - config.num_prefix) ** 2 // 4 * (config.width // config.heads)
+        num_tokens -= r
+        macs += num_tokens * mlp
+    return macs + _head_macs(config, num_tokens - config.num_prefix)
 
 
 def count_macs(model: ImageModel, image_size: tuple[int, int] | None = None) -> int:
@@ -56,7 +63,7 @@ def count_macs(model: ImageModel, image_size: tuple[int, int] | None = None) -> 
     parameter = next(model.parameters())
     image = torch.zeros(1, model.config.channels, height, width, device=parameter.device, dtype=parameter.dtype)
     counter = FlopCounterMode(display=False)
-    with torch.no_grad(), evaluating(model), _explicit_attention(model), sdpa_kernel(SDPBackend.MATH), counter:
+    with torch.no_grad(), evaluating(model), explicit_attention(model), sdpa_kernel(SDPBackend.MATH), counter:
         model.apply_heads(model.features(image))  # every token in every block, as the papers count
     return counter.get_total_flops() // 2
 
@@ -100,15 +107,3 @@ def _resnet_macs(config: ViTConfig, image_size: tuple[int, int]) -> int:
             channels = EXPANSION * hidden
     patch = config.patch_size // resnet_stride(config.resnet_blocks)
     return macs + cells // patch**2 * channels * patch**2 * config.width
-
-
-@contextmanager
-def _explicit_attention(model: nn.Module) -> Iterator[None]:
-    fused = {module: module.fused for module in model.modules() if hasattr(module, "fused")}
-    for module in fused:
-        module.fused = False  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        for module, was_fused in fused.items():
-            module.fused = was_fused  # type: ignore[assignment]

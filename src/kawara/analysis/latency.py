@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -126,22 +126,36 @@ def cost_over_size(
     return costs
 
 
+def seconds_in_turns(runs: Sequence[Callable[[], object]], repeats: int, *, warm_up: int = WARM_UP) -> np.ndarray:
+    """Return the seconds (runs, repeats) that each call took, A B C A B C …, the first `warm_up` rounds left out."""
+    seconds = np.empty((len(runs), repeats))
+    for turn in range(-warm_up, repeats):
+        for row, run in enumerate(runs):
+            started = time.perf_counter()
+            run()
+            if turn >= 0:
+                seconds[row, turn] = time.perf_counter() - started
+    return seconds
+
+
 @torch.inference_mode()
 def _timed_in_turns(
     candidates: Sequence[ImageModel], batch_sizes: Sequence[int], repeats: int, threads: int, *, warm_up: int = WARM_UP
 ) -> np.ndarray:
     """Return the seconds (models, repeats) of forward passes."""
-    images = [_noise(model, batch) for model, batch in zip(candidates, batch_sizes)]
-    seconds = np.empty((len(candidates), repeats))
+
+    def run(model: ImageModel, batch: int) -> Callable[[], None]:
+        image = _noise(model, batch)
+
+        def once() -> None:
+            model(image)
+            _wait(image.device)
+
+        return once
+
+    runs = [run(model, batch) for model, batch in zip(candidates, batch_sizes)]
     with runtime.threads(threads), _all_evaluating(candidates):
-        for turn in range(-warm_up, repeats):
-            for row, (model, image) in enumerate(zip(candidates, images)):
-                started = time.perf_counter()
-                model(image)
-                _wait(image.device)
-                if turn >= 0:
-                    seconds[row, turn] = time.perf_counter() - started
-    return seconds
+        return seconds_in_turns(runs, repeats, warm_up=warm_up)
 
 
 def _noise(model: ImageModel, batch: int) -> torch.Tensor:

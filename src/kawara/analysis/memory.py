@@ -9,17 +9,15 @@ taken, which misses whatever fits into the memory that loading the libraries had
 from __future__ import annotations
 
 import json
-import re
 import subprocess
 import sys
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from kawara.config import from_dict, to_dict
 from kawara.models import build, config_type, family_of
-from kawara.runtime import peak_memory_bytes
+from kawara.runtime import mark_memory, memory_growth
 
 TIMEOUT_S = 120
 
@@ -39,33 +37,11 @@ def _measure_here(request: dict[str, Any]) -> int:
     """Return the growth of this process while it builds the model and answers."""
     config = from_dict(config_type(request["family"]), request["config"])
     torch.set_num_threads(request["threads"])
-    before = _mark()
+    before = mark_memory()
     model = build(config).eval()
     with torch.inference_mode():
         model(torch.zeros(1, config.channels, *config.image_size))
-    return max(0, _peak() - before)
-
-
-def _mark() -> int:
-    """Set the high-water mark back where that can be done, and return what the growth is counted from."""
-    try:
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return _peak()
-    return _kilobytes("VmRSS") or _peak()
-
-
-def _peak() -> int:
-    return _kilobytes("VmHWM") or peak_memory_bytes(torch.device("cpu"))
-
-
-def _kilobytes(name: str) -> int:
-    """Return a field of /proc/self/status in bytes, 0 where there is none."""
-    try:
-        found = re.search(rf"^{name}:\s+(\d+) kB", Path("/proc/self/status").read_text(), re.MULTILINE)
-    except OSError:
-        return 0
-    return int(found[1]) * 1024 if found else 0
+    return memory_growth(before)
 
 
 if __name__ == "__main__":

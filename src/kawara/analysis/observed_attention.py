@@ -82,7 +82,12 @@ def attention_places(model: torch.nn.Module) -> list[str]:
 
 @torch.no_grad()
 def token_layout(model: ImageModel, image: Tensor) -> TokenLayout:
-    """Return the layout of the tokens for images (B, C, H, W) of this size; runs the model on the first of them."""
+    """Return the layout of the tokens for images (B, C, H, W) of this size; runs the model on the first of them.
+
+    Raises ConfigError for a model that merges tokens: what is merged stands for no one place in the image.
+    """
+    if getattr(model.config, "merge", 0):
+        raise ConfigError("This model merges tokens on their way.", got=f"merge {model.config.merge}", remedy="model.set_merging(0)")
     with evaluating(model):
         features = model.features(image[:1])
     names = [

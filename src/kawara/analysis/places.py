@@ -113,6 +113,7 @@ def layout_of(activation: Tensor, layout: Layout) -> Layout:
             "These activations are not on the grid of the model.",
             got=f"shape {tuple(activation.shape)}",
             allowed=f"(batch, {layout.num_prefix} + {h}·{w}, width) or (batch, width, height, width)",
+            remedy="model.set_merging(0), where tokens are merged",
         )
     return layout
 

@@ -2,8 +2,8 @@
 
     pixels of all images, (H, W, C) uint8, one after the other | index (npz: offsets, sizes, digests, failures) | lengths and signature
 
-It is written under a name of its own and renamed when complete, so a crash or a second builder leaves nothing half-written. Files that
-were not used for longest go first when the folder grows beyond its bound.
+It is written under a name of its own and renamed when complete, so that neither a crash nor a second builder leaves half of one;
+the next builder clears away what a killed one left. Files that were not used for longest go first when the folder grows beyond its bound.
 """
 
 from __future__ import annotations
@@ -26,11 +26,13 @@ import numpy as np
 import numpy.typing as npt
 
 from kawara.data.decode import ImageU8
+from kawara.files import HAS_LOCKS, PARTIAL, lock
 
 SUFFIX = ".kawara-pixels"
 MAX_CACHE_BYTES = 20_000_000_000
 _SIGNATURE = b"kawarapx"
 _TRAILER_BYTES = 24
+_LOCKED_AFTER_S = 60
 _ABANDONED_AFTER_S = 24 * 3600
 
 
@@ -52,10 +54,14 @@ class NewPixelFile:
     def __init__(self, path: Path, bound: int, problem: str | None = None):
         self.path, self.bound, self.problem = path, bound, problem
         self.num_bytes = 0
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}.partial")
+        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.{uuid4().hex[:8]}{PARTIAL}")
         self._file: BinaryIO | None = None
         if problem is None:
-            self._attempt(lambda: setattr(self, "_file", self._temporary.open("xb", buffering=1 << 20)))
+            self._attempt(self._open)
+
+    def _open(self) -> None:
+        self._file = self._temporary.open("xb", buffering=1 << 20)
+        lock(self._file.fileno())  # until it is closed or its process is dead: see _remove_abandoned
 
     def append(self, image_u8: ImageU8) -> int:
         """Write the pixels unless something is in the way; return where they start."""
@@ -166,10 +172,11 @@ def _pack(index: PixelIndex) -> bytes:
 
 
 def _remove_abandoned(folder: Path) -> None:
-    """Remove what a builder left that was killed long ago."""
-    for path in folder.glob(f".*{SUFFIX}.*.partial"):
-        with contextlib.suppress(OSError):
-            if time.time() - path.stat().st_mtime > _ABANDONED_AFTER_S:
+    """Remove what killed builders left: nobody holds a lock on it. What is new is spared: its builder may not have locked it yet."""
+    for path in folder.glob(f".*{SUFFIX}.*{PARTIAL}"):
+        with contextlib.suppress(OSError), path.open("rb") as file:
+            age_s = time.time() - os.fstat(file.fileno()).st_mtime
+            if age_s > _ABANDONED_AFTER_S or (HAS_LOCKS and age_s > _LOCKED_AFTER_S and lock(file.fileno())):
                 path.unlink()
 
 

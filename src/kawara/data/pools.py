@@ -45,4 +45,5 @@ def worker_pool(workers: int) -> Iterator[ThreadPoolExecutor]:
         torch.set_num_threads(threads_here)
         yield pool
     finally:
+        started.abort()  # after Ctrl-C in front of the barrier, the threads would wait behind it for ever
         pool.shutdown(wait=True, cancel_futures=True)

@@ -3,6 +3,7 @@
     onnx       one .onnx file; batch, height and width are free; class names, preprocessing and versions in its metadata
     openvino   .xml and .bin, made from the ONNX graph
     torch      .pt2, a program of torch.export (no Python of the model is needed to run it)
+    web        a folder with the .onnx file and a page that runs it in a browser (`web`)
 
 Precision "fp16" stores the weights in half precision and computes in float32: half the size, the same speed, and the same answers as
 the rounded weights give in torch. Traced with a batch of 2: torch takes sizes of 0 and 1 for constants.
@@ -26,13 +27,14 @@ from kawara.edge.graph import ServingGraph
 from kawara.edge.packages import need
 from kawara.edge.running import METADATA_KEY
 from kawara.errors import ConfigError
+from kawara.layers.attention import explicit_attention
 from kawara.models.interface import ImageModel
 from kawara.weights.model_file import ModelCard, card_to_json
 
-Target = Literal["onnx", "openvino", "torch"]
+Target = Literal["onnx", "openvino", "torch", "web"]
 Precision = Literal["fp32", "fp16"]
 
-SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2"}
+SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "web": ""}
 OPSET = 20
 """The first that has GELU as one operator."""
 
@@ -42,7 +44,8 @@ _MAX_PROTOBUF_BYTES = 2**31 - 2**20
 
 def check_packages(to: Target) -> None:
     """Raise ConfigError, before anything is computed, where a package for `to` is absent."""
-    for package in {"onnx": ("onnx", "onnxscript", "onnxruntime"), "openvino": ("onnx", "onnxscript", "openvino"), "torch": ()}[to]:
+    onnx = ("onnx", "onnxscript", "onnxruntime")
+    for package in {"onnx": onnx, "openvino": ("onnx", "onnxscript", "openvino"), "torch": (), "web": onnx}[to]:
         need(package)
 
 
@@ -51,11 +54,30 @@ def trace(model: ImageModel, preprocessing: Preprocessing) -> torch.export.Expor
     graph = ServingGraph(model, preprocessing).eval()
     free = torch.export.Dim.DYNAMIC
     images = torch.zeros((2, 300, 401, preprocessing.channels), dtype=torch.uint8)
-    with _quiet(), torch.no_grad():
+    # torch cannot convert its own fused kernel with the bias that merged tokens have.
+    attention = explicit_attention(model) if getattr(model.config, "merge", 0) else contextlib.nullcontext()
+    with _quiet(), torch.no_grad(), attention:
         try:
             return torch.export.export(graph, (images,), dynamic_shapes=({0: free, 1: free, 2: free},), strict=False)
         except Exception as error:  # torch raises many kinds
             raise _cannot(error) from error
+
+
+def write_network(model: torch.nn.Module, image_shape: tuple[int, int, int], path: Path) -> None:
+    """Write the network alone for images (C, H, W) as they enter it: "image" (batch, C, H, W) to "logits" (batch, K), the batch free."""
+    need("onnx")
+    need("onnxscript")
+    images = torch.zeros((2, *image_shape))
+    with _quiet(), torch.no_grad():
+        try:
+            program = torch.export.export(model, (images,), dynamic_shapes=({0: torch.export.Dim.DYNAMIC},), strict=False)
+            converted = torch.onnx.export(
+                program, dynamo=True, input_names=["image"], output_names=["logits"], opset_version=OPSET, verbose=False
+            )
+        except Exception as error:  # torch raises many kinds
+            raise _cannot(error) from error
+    assert converted is not None
+    path.write_bytes(converted.model_proto.SerializeToString())
 
 
 def write_torch(program: torch.export.ExportedProgram, card: ModelCard, path: Path) -> None:

@@ -15,10 +15,14 @@ D width, E = D/M.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kawara.errors import ConfigError
+from kawara.layers.merging import Merging
 
 
 def attention_weights(query: Tensor, key: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -92,10 +96,11 @@ class _MultiHeadAttention(nn.Module):
         self.proj = nn.Linear(width, width, bias=bias)
         self.dropout = nn.Dropout(dropout)
 
-    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """Return the projected, merged answer (B, N, D) to (B, M, N, E) queries."""
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Return the projected, merged answer (B, N, D) to (B, M, N, E) queries; `bias` (B, 1, 1, S) is added to the logits."""
         dropout = self.attention_dropout if self.training else 0.0
-        answer = scaled_dot_product_attention(query, key, value, dropout=dropout, fused=self.fused)
+        bias = None if bias is None else bias.to(query.dtype)  # under autocast the queries are narrower than the tokens
+        answer = scaled_dot_product_attention(query, key, value, bias=bias, dropout=dropout, fused=self.fused)
         return self.dropout(self.proj(merge_heads(answer)))
 
     def extra_repr(self) -> str:
@@ -123,16 +128,28 @@ class SelfAttention(_MultiHeadAttention):
         query, key, value = qkv.chunk(3, dim=-1)
         return split_heads(query, self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
 
-    def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
-        """Mix (B, N, D) tokens among themselves; with `num_queries`, let only the first of them ask: (B, num_queries, D)."""
+    def forward(self, tokens: Tensor, num_queries: int | None = None, merging: Merging | None = None) -> Tensor:
+        """Mix (B, N, D) tokens among themselves; with `num_queries`, let only the first of them ask: (B, num_queries, D).
+
+        With `merging`, tokens count as often as they stand for patches, and their keys are left there.
+        """
         if num_queries is None:
-            return self.attend(*self.query_key_value(tokens))
+            query, key, value = self.query_key_value(tokens)
+        else:
+            query, key, value = self.few_query_key_value(tokens, num_queries)
+        if merging is None:
+            return self.attend(query, key, value)
+        merging.key = key
+        return self.attend(query, key, value, merging.key_bias)
+
+    def few_query_key_value(self, tokens: Tensor, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Return Q (B, M, num_queries, E) of the first tokens, and K, V (B, M, N, E) of all."""
         widths = [self.width, 2 * self.width]
         query_weight, memory_weight = self.qkv.weight.split(widths)
         query_bias, memory_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split(widths)
         query = F.linear(tokens[:, :num_queries], query_weight, query_bias)
         key, value = F.linear(tokens, memory_weight, memory_bias).chunk(2, dim=-1)
-        return self.attend(split_heads(query, self.heads), split_heads(key, self.heads), split_heads(value, self.heads))
+        return split_heads(query, self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
 
 
 class CrossAttention(_MultiHeadAttention):
@@ -157,9 +174,22 @@ class CrossAttention(_MultiHeadAttention):
         key, value = self.key_value(memory).chunk(2, dim=-1)
         return split_heads(self.query(tokens), self.heads), split_heads(key, self.heads), split_heads(value, self.heads)
 
-    def forward(self, tokens: Tensor, memory: Tensor) -> Tensor:
-        """Let (B, N, D) tokens ask a (B, S, memory width) memory; return (B, N, D)."""
-        return self.attend(*self.query_key_value(tokens, memory))
+    def forward(self, tokens: Tensor, memory: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Let (B, N, D) tokens ask a (B, S, memory width) memory; return (B, N, D). `bias` (B, 1, 1, S) is added to the logits."""
+        return self.attend(*self.query_key_value(tokens, memory), bias)
+
+
+@contextmanager
+def explicit_attention(model: nn.Module) -> Iterator[None]:
+    """Run the attention of a model by the explicit formula: for those who have to see its products."""
+    fused = {module: module.fused for module in model.modules() if isinstance(module, _MultiHeadAttention)}
+    for module in fused:
+        module.fused = False
+    try:
+        yield
+    finally:
+        for module, was_fused in fused.items():
+            module.fused = was_fused
 
 
 def _near_divisor(width: int, heads: int) -> int:

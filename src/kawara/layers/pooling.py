@@ -28,7 +28,8 @@ class AttentionPooling(nn.Module):
         self.norm = nn.LayerNorm(width, eps=norm_eps)
         self.mlp = FeedForward(width, mlp_hidden, activation_name=activation)
 
-    def forward(self, tokens: Tensor) -> Tensor:
+    def forward(self, tokens: Tensor, bias: Tensor | None = None) -> Tensor:
+        """Pool (B, N, D) tokens; `bias` (B, 1, 1, N) is added to the logits."""
         # A copy, not a view: torch counts operations (analysis/cost.py) with hooks that no view of a parameter takes.
-        answer = self.attn(self.latent.repeat(tokens.shape[0], 1, 1), tokens)[:, 0]
+        answer = self.attn(self.latent.repeat(tokens.shape[0], 1, 1), tokens, bias)[:, 0]
         return answer + self.mlp(self.norm(answer))

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from kawara.layers.attention import SelfAttention
 from kawara.layers.feedforward import Activation, FeedForward, GatedFeedForward, Mlp
+from kawara.layers.merging import Merging
 
 
 def stochastic_depth_rates(maximum: float, num_blocks: int) -> list[float]:
@@ -68,7 +69,7 @@ class SkipConnection(nn.Module):
 
 
 class Block(nn.Module):
-    """One pre-norm transformer block: (B, N, D) to (B, N, D)."""
+    """One pre-norm transformer block: (B, N, D) to (B, N, D), or to (B, N − r, D) with token merging."""
 
     def __init__(
         self,
@@ -98,8 +99,10 @@ class Block(nn.Module):
         self.ls2 = nn.Identity() if layer_scale is None else LayerScale(width, layer_scale)
         self.skip2 = SkipConnection(stochastic_depth)
 
-    def forward(self, tokens: Tensor, num_queries: int | None = None) -> Tensor:
+    def forward(self, tokens: Tensor, num_queries: int | None = None, merging: Merging | None = None) -> Tensor:
         """Return all tokens, or the first `num_queries` alone, which is all that a last block with a class token is asked for."""
         stream = tokens if num_queries is None else tokens[:, :num_queries]
-        tokens = self.skip1(stream, self.ls1(self.attn(self.norm1(tokens), num_queries)))
+        tokens = self.skip1(stream, self.ls1(self.attn(self.norm1(tokens), num_queries, merging)))
+        if merging is not None and num_queries is None:
+            tokens = merging.merge(tokens)
         return self.skip2(tokens, self.ls2(self.mlp(self.norm2(tokens))))

@@ -1,11 +1,11 @@
-"""Residual networks, with squeeze-and-excitation on request, for photos and for small images.
+"""Residual networks, with channel and spatial attention on request, for photos and for small images.
 
-ResNet: Deep Residual Learning for Image Recognition, arXiv 1512.03385. Squeeze-and-excitation: arXiv 1709.01507. Aggregated transformations
-(groups): arXiv 1611.05431.
+ResNet: Deep Residual Learning for Image Recognition, arXiv 1512.03385. Squeeze-and-excitation: arXiv 1709.01507. Spatial attention (SA):
+CBAM, arXiv 1807.06521. Aggregated transformations (groups): arXiv 1611.05431.
 
     maps₀ = pool(ReLU(BN(conv7×7(x))))                for photos: 1/4 of the size
     maps₀ = ReLU(BN(conv3×3(x)))                      for small images (§4.2): the full size
-    block(x) = ReLU(shortcut(x) + SE(F(x)))           SE where asked for
+    block(x) = ReLU(shortcut(x) + SA(SE(F(x))))       SE and SA where asked for
     F = BN conv3×3 · ReLU BN conv3×3                  basic
     F = BN conv1×1 · ReLU BN conv3×3 · ReLU BN conv1×1    bottleneck
     y = head(mean over the cells of the last map)
@@ -28,7 +28,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from kawara.errors import UnknownNameError
-from kawara.layers.convolution import SqueezeExcitation, convolution, squeezed_channels
+from kawara.layers.convolution import SpatialAttention, SqueezeExcitation, convolution, squeezed_channels
 from kawara.layers.residual import SkipConnection
 from kawara.models.convnet import ConvNet, ConvNetConfig, require, stage_rates
 from kawara.models.interface import Variant, new_head
@@ -58,6 +58,8 @@ class ResNetConfig(ConvNetConfig):
     """Where the size changes. projection: 1×1 convolution and norm. padding: every second cell, new channels zero (paper: option A)."""
     squeeze_reduction: int = 0
     """r of squeeze-and-excitation: C/r hidden channels, rounded to a multiple of 8; 0: none."""
+    spatial_kernel: int = 0
+    """Side of the kernel of spatial attention, 7 in CBAM; 0: none."""
     zero_residual: bool = True
     """Whether blocks start as their shortcut; see `initialise`. Off in the rows for small images (docs/lab-log.md)."""
 
@@ -69,6 +71,8 @@ class ResNetConfig(ConvNetConfig):
         for name in ("expansion", "groups", "stem_width"):
             require(getattr(self, name) >= 1, f"The model option {name} must be at least 1.", getattr(self, name))
         require(self.squeeze_reduction >= 0, "The model option squeeze_reduction cannot be negative.", self.squeeze_reduction)
+        kernel = self.spatial_kernel
+        require(kernel == 0 or (kernel > 0 and kernel % 2 == 1), "The model option spatial_kernel must be odd, or 0 for none.", kernel)
         basic_alone = self.block == "bottleneck" or self.expansion == self.groups == 1
         require(basic_alone, "expansion and groups act only in bottlenecks.", f"expansion {self.expansion}, groups {self.groups}")
         channels = [self.stem_width, *(width * self.expansion for width in self.widths)]
@@ -143,6 +147,7 @@ class ResidualBlock(nn.Module):
             self.bn3 = nn.BatchNorm2d(channels_out)
         hidden = squeezed_channels(channels_out, config.squeeze_reduction) if config.squeeze_reduction else 0
         self.se = SqueezeExcitation(channels_out, hidden) if hidden else nn.Identity()
+        self.spatial = SpatialAttention(config.spatial_kernel) if config.spatial_kernel else nn.Identity()
         self.downsample = _make_shortcut(config.shortcut, channels_in, channels_out, stride)
         self.skip = SkipConnection(stochastic_depth)
 
@@ -150,7 +155,7 @@ class ResidualBlock(nn.Module):
         branch = self.bn2(self.conv2(F.relu(self.bn1(self.conv1(maps)))))
         if self.conv3 is not None and self.bn3 is not None:
             branch = self.bn3(self.conv3(F.relu(branch)))
-        return F.relu(self.skip(self.downsample(maps), self.se(branch)))
+        return F.relu(self.skip(self.downsample(maps), self.spatial(self.se(branch))))
 
     @property
     def last_norm(self) -> nn.BatchNorm2d:
@@ -187,8 +192,8 @@ def initialise(model: ResNet) -> None:
 
     | tensor                                       | value                                                          |
     |----------------------------------------------|----------------------------------------------------------------|
-    | convolutions, those of SE too                | N(√(2/fan_out)), fan_out = C'·k² (He et al., arXiv 1502.01852) |
-    | biases of SE                                 | 0: gates start around σ(0) = ½                                 |
+    | convolutions, those of SE and SA too         | N(√(2/fan_out)), fan_out = C'·k² (He et al., arXiv 1502.01852) |
+    | biases of SE and SA                          | 0: gates start around σ(0) = ½                                 |
     | batch norms                                  | γ=1, β=0, mean 0, variance 1                                   |
     | last batch norm of a block, zero_residual    | γ=0: the block starts as its shortcut (arXiv 1706.02677, §5.1) |
     | head                                         | 0: the first loss is ln K                                      |

@@ -1,7 +1,7 @@
 """The Vision Transformer, with the variations that matter in practice.
 
 ViT: An Image is Worth 16x16 Words, arXiv 2010.11929, eqs. 1–4. DeiT: distillation token and second head, arXiv 2012.12877.
-DeiT-III: layer scale, positions for patches only, arXiv 2204.07118. Registers: arXiv 2309.16588.
+DeiT-III: layer scale, positions for patches only, arXiv 2204.07118. Registers: arXiv 2309.16588. Token merging: arXiv 2210.09461.
 Convolutional stem: arXiv 2106.14881. Attention pooling ("MAP"): arXiv 2106.04560. SwiGLU: arXiv 2304.07193 (DINOv2).
 
     z₀ = [class; distillation; registers; x_p E] + positions        (registers never have a position)
@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from kawara.errors import ConfigError, UnknownNameError
 from kawara.layers.bit_resnet import BottleneckUnit, ResNetEmbedding, check_resnet
 from kawara.layers.feedforward import Activation, Mlp, TanhLayer
+from kawara.layers.merging import Merging, merge_schedule
 from kawara.layers.patch import ConvolutionalStem, PatchEmbedding, PatchProjection, StemNorm, check_stem, patch_grid, stem_channels
 from kawara.layers.pooling import AttentionPooling
 from kawara.layers.position import PositionResize, resize_positions, sincos_positions
@@ -106,6 +107,13 @@ class ViTConfig:
     """After position embedding and after every dense layer except qkv (ViT, App. B.1)."""
     attention_dropout: float = 0.0
 
+    merge: int = 0
+    """r: how many tokens a block merges into others that are alike (layers/merging.py); 0: none."""
+    merge_inflection: float = 0.0
+    """0: r in every block; towards −1: more in early blocks, down to none in the last; towards 1: more in late ones."""
+    merge_proportional: bool = True
+    """Whether a merged token is attended in proportion to its size: for weights that were trained without merging, or so."""
+
     stem: Stem = "patch"
     stem_hidden: tuple[int, ...] | None = None
     """Output channels of the strided convolutions; None: doubling, the last one the width."""
@@ -127,10 +135,17 @@ class ViTConfig:
                 raise UnknownNameError(f"value of {name}", str(getattr(self, name)), [str(choice) for choice in get_args(choices)])
         for name in ("channels", "patch_size", "width", "depth", "heads", "mlp_hidden"):
             _require(getattr(self, name) >= 1, f"The model option {name} must be at least 1.", getattr(self, name))
-        for name in ("num_classes", "registers"):
+        for name in ("num_classes", "registers", "merge"):
             _require(getattr(self, name) >= 0, f"The model option {name} cannot be negative.", getattr(self, name))
         for name in ("stochastic_depth", "dropout", "attention_dropout"):
             _require(0.0 <= getattr(self, name) < 1.0, f"The model option {name} is a probability below 1.", getattr(self, name))
+        _require(-1.0 <= self.merge_inflection <= 1.0, "The model option merge_inflection lies between -1 and 1.", self.merge_inflection)
+        for name, default in (("merge_inflection", 0.0), ("merge_proportional", True)):
+            _require(
+                self.merge > 0 or getattr(self, name) == default,
+                f"The model option {name} acts only with merge.",
+                f"{name} {getattr(self, name)}, merge 0",
+            )
         _require(len(self.image_size) == 2 and min(self.image_size) >= 1, "The image size is two numbers of pixels.", self.image_size)
         _require(self.pool != "class" or self.class_token, "pool 'class' needs a class token.", "class_token False", "pool 'mean'")
         if self.width % self.heads:
@@ -185,6 +200,11 @@ class ViTConfig:
         return self.num_prefix + self.grid[0] * self.grid[1]
 
     @property
+    def merge_schedule(self) -> tuple[int, ...]:
+        """How many tokens each block merges, as far as there are enough."""
+        return merge_schedule(self.merge, self.depth, self.merge_inflection)
+
+    @property
     def stem_channels(self) -> tuple[int, ...]:
         """Output channels of the strided convolutions of stem 'conv'."""
         return stem_channels(self.width, self.patch_size) if self.stem_hidden is None else self.stem_hidden
@@ -236,8 +256,11 @@ class VisionTransformer(ImageModel):
         initialise(self)
 
     def features(self, image: Tensor) -> Features:
-        """Run everything but the head on (B, C, H, W). Raises ConfigError for images this model cannot take."""
-        return self._encode(image, num_queries=None)
+        """Run everything but the head on (B, C, H, W). Raises ConfigError for images this model cannot take.
+
+        Where tokens are merged, each patch is given the token that it went into.
+        """
+        return self._encode(image, unmerge=True)
 
     def forward_heads(self, image: Tensor) -> tuple[Tensor, ...]:
         """Return the logits of each head apart.
@@ -248,17 +271,21 @@ class VisionTransformer(ImageModel):
         last = self.blocks[-1]
         tapped = any(module._forward_hooks or module._forward_pre_hooks for module in last.modules())
         if self.config.pool != "class" or tapped:
-            return super().forward_heads(image)
+            return self.apply_heads(self._encode(image))
         return self.apply_heads(self._encode(image, num_queries=1 + self.config.distillation_token))
 
-    def _encode(self, image: Tensor, num_queries: int | None) -> Features:
+    def _encode(self, image: Tensor, num_queries: int | None = None, unmerge: bool = False) -> Features:
         """Run stem and blocks; the last block returns its first `num_queries` tokens, or all."""
         self.check_image(image)
-        grid = self.patch_embed.grid((image.shape[-2], image.shape[-1]))
+        config, grid = self.config, self.patch_embed.grid((image.shape[-2], image.shape[-1]))
+        merging = Merging(config.merge_schedule, config.num_prefix, proportional=config.merge_proportional) if config.merge else None
         tokens = self.embed(self.patch_embed(image), grid)
         for block in self.blocks[:-1]:
-            tokens = block(tokens)
-        return self.pool(self.blocks[-1](tokens, num_queries), grid)
+            tokens = block(tokens, merging=merging)
+        features = self.pool(self.blocks[-1](tokens, num_queries, merging=merging), grid, merging)
+        if merging is None or not unmerge:
+            return features
+        return dataclasses.replace(features, tokens=merging.unmerge(features.tokens, config.num_prefix + grid[0] * grid[1]))
 
     def embed(self, patches: Tensor, grid: tuple[int, int]) -> Tensor:
         """Add positions to (B, h·w, D) patch tokens and put the prefix tokens before them: (B, N, D)."""
@@ -277,8 +304,8 @@ class VisionTransformer(ImageModel):
             patches = torch.cat([*(token.expand(patches.shape[0], -1, -1) for token in prefix), patches], dim=1)
         return self.dropout(patches)
 
-    def pool(self, tokens: Tensor, grid: tuple[int, int]) -> Features:
-        """Apply the final norm to (B, N, D) tokens and pool them."""
+    def pool(self, tokens: Tensor, grid: tuple[int, int], merging: Merging | None = None) -> Features:
+        """Apply the final norm to (B, N, D) tokens and pool them; merged ones count as often as they stand for patches."""
         num_prefix = self.config.num_prefix
         norm_tokens = self.config.final_norm == "tokens"
         if norm_tokens:
@@ -287,7 +314,12 @@ class VisionTransformer(ImageModel):
             pooled = tokens[:, 0]
         else:
             patches = tokens[:, num_prefix:]
-            pooled = patches.mean(dim=1) if self.attn_pool is None else self.attn_pool(patches)
+            size = None if merging is None or merging.size is None else merging.size[:, num_prefix:]
+            if self.attn_pool is not None:
+                bias = None if merging is None or merging.key_bias is None else merging.key_bias[..., num_prefix:]
+                pooled = self.attn_pool(patches, bias)
+            else:
+                pooled = patches.mean(dim=1) if size is None else (patches * size).sum(dim=1) / size.sum(dim=1)
         distillation = None if self.dist_token is None else tokens[:, int(self.config.class_token)]
         if not norm_tokens:
             pooled = self.norm(pooled)
@@ -324,6 +356,10 @@ class VisionTransformer(ImageModel):
                 table = resize_positions(self.pos_embed, self.config.grid, new.grid, num_prefix=num_prefix, method=method)
             self.pos_embed = nn.Parameter(table) if isinstance(self.pos_embed, nn.Parameter) else table
         self.config = new
+
+    def set_merging(self, r: int, inflection: float = 0.0, *, proportional: bool = True) -> None:
+        """Merge r tokens in each block from now on (see `layers/merging.py`); 0: none. Raises ConfigError for what cannot be."""
+        self.config = dataclasses.replace(self.config, merge=r, merge_inflection=inflection, merge_proportional=proportional)
 
     @torch.no_grad()
     def add_distillation_token(self) -> None:

@@ -53,7 +53,7 @@ def comparison_page(record: Mapping[str, Any]) -> str:
             for quantity in ("macs", "ms")
         ],
         robustness=[_in_both_languages(_robustness_figure(record, name, each) for each in LANGUAGES) for name in record["robustness"]],
-        environment=[(name, _plain(value)) for name, value in record["environment"].items()],
+        environment=[(name, plain(value)) for name, value in record["environment"].items()],
     )
 
 
@@ -187,8 +187,8 @@ def _robustness_figure(record: Mapping[str, Any], name: str, language: Language)
     return robustness(name, UNITS[name], lines, chance=1 / max(1, record["num_classes"]), language=language)
 
 
-def _plain(value: Any) -> str:
+def plain(value: Any) -> str:
     """Return a value of the environment in one line."""
     if isinstance(value, dict):
-        return " · ".join(f"{name} {_plain(inner)}" for name, inner in value.items() if inner is not None)
+        return " · ".join(f"{name} {plain(inner)}" for name, inner in value.items() if inner is not None)
     return wording.MISSING if value is None else str(value)

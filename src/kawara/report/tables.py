@@ -9,17 +9,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from kawara.report import wording
+from kawara.report.ablation_page import DECISIONS
 from kawara.report.comparison_page import cost_rows, spoiled_rows, worth_rows
 from kawara.report.verdict import points_range, signed_number
-
-_ABLATION_WORDS = {
-    "first": "better without",
-    "second": "worse without",
-    "no difference": "no difference",
-    "cannot know: one seed": "one seed cannot tell",
-    "cannot know: seeds differ": "seeds differ too much",
-    "too few images": "too few images",
-}
 
 
 def comparison_tables(record: Mapping[str, Any]) -> list[Table]:
@@ -52,7 +44,7 @@ def ablation_table(record: Mapping[str, Any]) -> Table:
             wording.percent(row["top1"]).en,
             signed_number(verdict["difference"]),
             points_range(*verdict["difference_ci95"]).en,
-            _ABLATION_WORDS[verdict["decision"]],
+            DECISIONS[verdict["decision"]].en,
             f"{wording.duration(row['training_seconds']).en} ({row['training_seconds'] / complete['training_seconds'] - 1:+.0%})",
             row["config_digest"],
         )

@@ -60,7 +60,7 @@ def load_checkpoint(path: Path, model: nn.Module, optimizers: list[torch.optim.O
         for number, optimizer in enumerate(optimizers):
             _restore_optimizer(optimizer, model, _below(tensors, f"optimizer.{number}."))
     except FileNotFoundError:
-        raise ModelFileError(f"There is no checkpoint at {path}.", remedy="start again without --resume and with another --out") from None
+        raise ModelFileError(f"There is no checkpoint at {path}.", remedy="start again with another --out") from None
     except (OSError, safetensors.SafetensorError, KeyError, ValueError, RuntimeError) as error:
         raise ModelFileError(
             f"The checkpoint {path} is damaged or belongs to another model.",
@@ -68,6 +68,15 @@ def load_checkpoint(path: Path, model: nn.Module, optimizers: list[torch.optim.O
             remedy="start again with another --out; best.safetensors and model.safetensors of this run may still be good",
         ) from None
     return progress
+
+
+def read_progress(path: Path) -> dict[str, Any]:
+    """Return only the `progress` of a checkpoint. Raises ModelFileError if the file is damaged."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {})["kawara_checkpoint"])
+    except (OSError, safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise ModelFileError(f"The checkpoint {path} is damaged.", got=error) from None
 
 
 def read_weights(path: Path) -> dict[str, Tensor]:
@@ -84,7 +93,8 @@ def _restore_optimizer(optimizer: torch.optim.Optimizer, model: nn.Module, tenso
         parameter_name, key = name.rsplit(".", 1)
         parameter = parameters[parameter_name]
         on = parameter.device if tensor.shape == parameter.shape or key == "step" else tensor.device
-        optimizer.state[parameter][key] = tensor.to(on)
+        # Copied: what was read is a map of the file, whose space would stay taken when the next checkpoint replaces it.
+        optimizer.state[parameter][key] = tensor.to(on, copy=True)
 
 
 def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:

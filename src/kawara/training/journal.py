@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
-from kawara.files import cannot_write, replacing
+from kawara.files import cannot_write
 
 
 class Journal:
@@ -30,18 +31,33 @@ class Journal:
         if not self.path.exists():
             return []
         records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 records.append(json.loads(line))
             except json.JSONDecodeError:
                 continue
         return records
 
-    def rewind(self, step: int) -> None:
-        """Forget what was written after `step`: a resumed run will write it again."""
-        kept = [record for record in self.read() if record["step"] <= step]
-        with replacing(self.path) as temporary:
-            temporary.write_text("".join(json.dumps(record, ensure_ascii=False) + "\n" for record in kept), encoding="utf-8")
+    def sync(self) -> int:
+        """Bring all records to the disk and return their length in bytes: a checkpoint keeps it."""
+        if not self.path.exists():
+            return 0
+        try:
+            with open(self.path, "rb+") as file:
+                os.fsync(file.fileno())
+                return file.seek(0, os.SEEK_END)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
+
+    def rewind(self, num_bytes: int) -> None:
+        """Forget what was written after the first `num_bytes`: a resumed run will write it again. A half-written line goes, too."""
+        if not self.path.exists():
+            return
+        try:
+            with open(self.path, "rb+") as file:
+                file.truncate(file.read(num_bytes).rfind(b"\n") + 1)
+        except OSError as error:
+            raise cannot_write(self.path, error) from None
 
 
 def _json_number(value: Any) -> Any:

@@ -23,7 +23,7 @@ from kawara.data.loading import Batch
 from kawara.errors import ConfigError, DivergedError, KawaraError, OutOfMemoryError
 from kawara.runtime import autocast_dtype, peak_memory_bytes
 from kawara.training.averaging import WeightAverage
-from kawara.training.checkpoint import load_checkpoint, save_checkpoint
+from kawara.training.checkpoint import load_checkpoint, read_progress, save_checkpoint
 from kawara.training.optimizer import build_optimizers, clip_gradients, set_rate
 from kawara.training.progress import Reporter, format_seconds
 from kawara.training.run_config import RunConfig
@@ -81,6 +81,9 @@ class Progress:
     best_score: float = -math.inf
     best_step: int = -1
     validated_at: float = 0.0
+    training_seconds: float = 0.0
+    """Of steps alone, validation and saving left out."""
+    journal_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -137,14 +140,23 @@ class Loop:
         self._window = _Window()
 
     def resume(self) -> None:
-        """Take up the state of the last checkpoint. Raises ModelFileError if it is damaged."""
-        saved = load_checkpoint(self.folder.last, self.model, self.optimizers, self.average)
-        self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
-        if self.scaler.is_enabled():
-            self.scaler.load_state_dict(saved["scaler"])
-        self.clock = Clock(self.config.parsed_length, self.steps_per_epoch, seconds_before=self.progress.seconds)
-        self.schedule = Schedule(self.config.schedule, self.clock)
-        self.folder.journal.rewind(self.progress.step)
+        """Take up the state of the last checkpoint, or begin anew where none was written yet; `run_folder` says why nothing is lost.
+
+        Raises ModelFileError if the checkpoint is damaged.
+        """
+        if self.folder.last.exists():
+            saved = load_checkpoint(self.folder.last, self.model, self.optimizers, self.average)
+            self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
+            if self.scaler.is_enabled():
+                self.scaler.load_state_dict(saved["scaler"])
+            self.clock = Clock(self.config.parsed_length, self.steps_per_epoch, seconds_before=self.progress.seconds)
+            self.schedule = Schedule(self.config.schedule, self.clock)
+            best = read_progress(self.folder.best) if self.folder.best.exists() else {"step": -1}
+            if best["step"] > self.progress.step:
+                self.progress.best_score, self.progress.best_step = best["top1"], best["step"]
+        else:
+            self.folder.best.unlink(missing_ok=True)
+        self.folder.journal.rewind(self.progress.journal_bytes)
 
     def fit(self, *, reserve_seconds: float = 0.0) -> FitResult:
         """Train to the end of the configured length. `reserve_seconds` of a length in minutes are left for what follows."""
@@ -154,20 +166,24 @@ class Loop:
         self.progress.training_from = self.clock.start_training(self.progress.training_from if resumed else None)
         forward = self._compiled()
         self.model.train()
-        first_step, pauses = self.progress.step, 0.0
-        saved_at = started = time.monotonic()
+        saved_at = time.monotonic()
         with _finish_step_on_interrupt(self):
+            if resumed and self._validation_due(share := self.clock.progress(self.progress.step)):  # the run was stopped just before
+                self._validate(share)
+                self._save()
+            resumed_at = time.monotonic()
             for micro_batches in self._steps():
                 self._step(forward, micro_batches, self.clock.progress(self.progress.step))
                 share = self.clock.progress(self.progress.step)
                 over = share >= 1 or self._stop_requested
-                validation_due = share >= 1 or int(share * NUM_VALIDATIONS) > int(self.progress.validated_at * NUM_VALIDATIONS)
+                validation_due = share >= 1 or self._validation_due(share)
                 save_due = over or validation_due or time.monotonic() - saved_at > SAVE_INTERVAL_S
                 look_due = self.observer is not None and not self._stop_requested and self.observer.is_due(self.progress.step)
                 if save_due or look_due or self._window.age() > JOURNAL_INTERVAL_S or self._window.has_unread_losses(self.device):
                     self._flush(share)
-                paused = time.monotonic()
-                if validation_due and not self._stop_requested:
+                if save_due:
+                    self.progress.training_seconds += time.monotonic() - resumed_at
+                if validation_due and not self._stop_requested:  # a stopped run makes up for it when it goes on
                     self._validate(share)
                     if self.observer is not None:
                         self.observer.after_validation(self)
@@ -176,20 +192,23 @@ class Loop:
                     self._window = _Window()  # the time of looking is not that of training
                 if save_due:
                     self._save()
-                    saved_at = time.monotonic()
-                pauses += time.monotonic() - paused
-                if over:
-                    break
-        images = (self.progress.step - first_step) * self.config.batch_size * self.config.accumulate
+                    saved_at = resumed_at = time.monotonic()
+                    if over or self._stop_requested:
+                        break
+        images = self.progress.step * self.config.batch_size * self.config.accumulate
         return FitResult(
             state=self.average.state if self.average else self.model.state_dict(),
             steps=self.progress.step,
             epochs=self.progress.step / self.steps_per_epoch,
             seconds=self.clock.seconds,
-            images_per_second=images / max(time.monotonic() - started - pauses, 1e-9),
+            images_per_second=images / max(self.progress.training_seconds, 1e-9),
             peak_memory_bytes=peak_memory_bytes(self.device),
-            interrupted=self._stop_requested and self.clock.progress(self.progress.step) < 1,
+            interrupted=self._stop_requested,
         )
+
+    def _validation_due(self, share: float) -> bool:
+        done = self.progress.validated_at
+        return done < 1 if share >= 1 else int(share * NUM_VALIDATIONS) > int(done * NUM_VALIDATIONS)
 
     def _compiled(self) -> nn.Module:
         wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
@@ -290,6 +309,7 @@ class Loop:
 
     def _save(self) -> None:
         self.progress.seconds = self.clock.seconds
+        self.progress.journal_bytes = self.folder.journal.sync()
         state = asdict(self.progress)
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()

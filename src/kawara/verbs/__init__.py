@@ -2,6 +2,7 @@
 
 from kawara.verbs.ablation import AblateRequest, Ablation, ablate
 from kawara.verbs.backbone import BackboneEvaluation
+from kawara.verbs.benching import Bench, BenchRequest, bench
 from kawara.verbs.comparison import SEEDS, CompareRequest, Comparison, compare, compare_files
 from kawara.verbs.conversion import Conversion, convert
 from kawara.verbs.demonstration import Demo, demo
@@ -17,6 +18,8 @@ __all__ = [
     "AblateRequest",
     "Ablation",
     "BackboneEvaluation",
+    "Bench",
+    "BenchRequest",
     "CompareRequest",
     "Comparison",
     "Conversion",
@@ -27,6 +30,7 @@ __all__ = [
     "TrainRequest",
     "TrainResult",
     "ablate",
+    "bench",
     "compare",
     "compare_files",
     "convert",

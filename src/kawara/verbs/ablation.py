@@ -12,16 +12,17 @@ from kawara.analysis import comparison
 from kawara.errors import ConfigError
 from kawara.files import write_json
 from kawara.recipes.ingredients import INGREDIENTS, Ingredient, ingredients_of
+from kawara.report.ablation_page import write_ablation_page
 from kawara.runtime import environment
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.verbs.answering import answer
 from kawara.verbs.comparison import SEEDS, side_record
-from kawara.verbs.contenders import Contender, earlier_choices, keep_choices, out_folder, resolved, seeds_of, train_contenders
+from kawara.verbs.contenders import Contender, at_work, earlier_choices, keep_choices, out_folder, resolved, seeds_of, train_contenders
+from kawara.verbs.continuing import stem_of
 from kawara.verbs.planning import TrainRequest
-from kawara.verbs.training import stem_of
 
-RECORD = "ablation.json"
+RECORD, REPORT = "ablation.json", "report.html"
 _COMPLETE = "complete recipe"
 
 
@@ -49,9 +50,14 @@ class Ablation:
     folder: Path
     record: dict[str, Any]
 
+    @property
+    def report(self) -> Path:
+        """The page."""
+        return self.folder / REPORT
+
     def to_dict(self) -> dict[str, Any]:
         """Return JSON values."""
-        return {"folder": str(self.folder), **self.record}
+        return {"folder": str(self.folder), "report": str(self.report), **self.record}
 
 
 def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
@@ -63,6 +69,11 @@ def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
     """
     seeds = seeds_of(request.seeds)
     out = out_folder(request.out, f"ablate-{stem_of(request.data)}")
+    with at_work(out, reporter):
+        return _ablate(request, seeds, out, reporter)
+
+
+def _ablate(request: AblateRequest, seeds: Sequence[int], out: Path, reporter: Reporter) -> Ablation | None:
     asked = TrainRequest(
         request.data, model=request.model, recipe=request.recipe, length=request.length, image_size=request.image_size,
         device=request.device, settings=request.settings,
@@ -89,7 +100,15 @@ def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
         without = (
             {}
             if ingredient is None
-            else {"without": ingredient.name, "description": ingredient.description, "settings": ingredient.without}
+            else {
+                "without": ingredient.name,
+                "description": ingredient.description,
+                "description_ja": ingredient.description_ja,
+                "explanation": ingredient.explanation,
+                "explanation_ja": ingredient.explanation_ja,
+                "arxiv": ingredient.arxiv,
+                "settings": ingredient.without,
+            }
         )
         rows.append(without | side_record(side, answers) | {"verdict": verdict})
     record = {
@@ -104,6 +123,7 @@ def ablate(request: AblateRequest, reporter: Reporter) -> Ablation | None:
     }
     out.mkdir(parents=True, exist_ok=True)
     write_json(out / RECORD, record)
+    write_ablation_page(out / REPORT, record)
     return Ablation(out, record)
 
 

@@ -23,9 +23,19 @@ from kawara.runtime import environment
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.verbs.answering import Answered, Answers, answer, sides_of_files, strengths_of
-from kawara.verbs.contenders import Contender, Side, earlier_choices, keep_choices, out_folder, resolved, seeds_of, train_contenders
+from kawara.verbs.contenders import (
+    Contender,
+    Side,
+    at_work,
+    earlier_choices,
+    keep_choices,
+    out_folder,
+    resolved,
+    seeds_of,
+    train_contenders,
+)
+from kawara.verbs.continuing import stem_of
 from kawara.verbs.planning import TrainRequest
-from kawara.verbs.training import stem_of
 
 SEEDS = 3
 RECORD, REPORT = "comparison.json", "report.html"
@@ -77,6 +87,11 @@ def compare(request: CompareRequest, reporter: Reporter) -> Comparison | None:
     """
     seeds = seeds_of(request.seeds)
     out = out_folder(request.out, f"compare-{stem_of(request.data)}")
+    with at_work(out, reporter):
+        return _compare(request, seeds, out, reporter)
+
+
+def _compare(request: CompareRequest, seeds: Sequence[int], out: Path, reporter: Reporter) -> Comparison | None:
     asked = TrainRequest(
         request.data, model=request.model, recipe=request.recipe, length=request.length, image_size=request.image_size,
         device=request.device, settings=request.settings,

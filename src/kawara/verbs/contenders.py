@@ -6,20 +6,21 @@ repeated and an interrupted one goes on, so that the same command continues a co
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from kawara.config import digest, from_dict, override, read_file
+from kawara.config import digest, override
 from kawara.errors import ConfigError, RunFolderError
-from kawara.files import cannot_write, write_json
+from kawara.files import claimed, write_json
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder, next_free
-from kawara.verbs.planning import TrainRequest
+from kawara.verbs.planning import TrainRequest, read_config, refuse_other_settings
 from kawara.verbs.training import resolve, run_training
 
 CHOICES = "choices.json"
@@ -60,10 +61,6 @@ def earlier_choices(out: Path) -> dict[str, Any]:
 
 def keep_choices(out: Path, choices: Mapping[str, Any]) -> None:
     """Write down what was chosen, for the next start."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise cannot_write(out, error) from None
     write_json(out / CHOICES, dict(choices))
 
 
@@ -98,6 +95,17 @@ def out_folder(out: str | None, stem: str) -> Path:
     return path
 
 
+@contextlib.contextmanager
+def at_work(out: Path, reporter: Reporter) -> Iterator[None]:
+    """Keep other processes out of the folder of a comparison; to a person who stops it at once, say how to go on."""
+    try:
+        with claimed(out):
+            yield
+    except KeyboardInterrupt:
+        reporter.say(f"Nothing is lost: the same command with --out {out} goes on.")
+        raise
+
+
 def train_contenders(contenders: Sequence[Contender], seeds: Sequence[int], out: Path, reporter: Reporter) -> list[Side] | None:
     """Train every contender with every seed, seed by seed, or take what is there already; None where somebody interrupted.
 
@@ -122,29 +130,19 @@ def _train(contender: Contender, seed: int, folder: RunFolder, reporter: Reporte
     # A contender that learns nothing is a result like any other: it is told, not stopped.
     settings = {"doctor": "warn"} | dict(contender.request.settings)
     request = dataclasses.replace(contender.request, seed=seed, out=str(folder.path), settings=settings)
-    if folder.config.exists():
-        _check_same(folder, resolve(request, Reporter(quiet=True)))
-        if folder.metrics.exists():
-            reporter.say(f"finished already: {folder.path}")
-            return True
-        request = dataclasses.replace(request, resume=True)
+    if folder.state in ("unfinished", "finished"):
+        remedy = f"--out {next_free(folder.path.parents[1])}, or the options of the first time"
+        refuse_other_settings(folder, read_config(folder), resolve(request, Reporter(quiet=True)), remedy)
+    if folder.state == "finished":
+        reporter.say(f"finished already: {folder.path}")
+        return True
     return not run_training(request, reporter).interrupted
-
-
-def _check_same(folder: RunFolder, config: RunConfig) -> None:
-    """Raise RunFolderError where a folder holds a run of another configuration."""
-    found = from_dict(RunConfig, read_file(folder.config), where=str(folder.config))
-    if found != config:
-        parent = folder.path.parents[1]
-        raise RunFolderError(
-            f"{folder.path} holds a run with other settings.", remedy=f"--out {next_free(parent)}, or the options of the first time"
-        )
 
 
 def _side(contender: Contender, seeds: Sequence[int], out: Path) -> Side:
     folders = [_run_folder(out, contender, seed) for seed in seeds]
     outcomes = [json.loads(folder.metrics.read_text(encoding="utf-8")) for folder in folders]
-    config = from_dict(RunConfig, read_file(folders[0].config), where=str(folders[0].config))
+    config = read_config(folders[0])
     return Side(
         label=contender.label,
         files=tuple(folder.model for folder in folders),

@@ -91,6 +91,7 @@ def evaluate(
     *,
     protocol: Literal["classify"] = "classify",
     split: str | None = None,
+    merge: int | None = None,
     device: str | None = None,
     batch_size: int = EVALUATION_BATCH,
     reporter: Reporter | None = None,
@@ -107,6 +108,7 @@ def evaluate(
     shots: Sequence[int] | None = None,
     neighbours: int | None = None,
     seed: int | None = None,
+    merge: int | None = None,
     device: str | None = None,
     batch_size: int = EVALUATION_BATCH,
     reporter: Reporter | None = None,
@@ -122,6 +124,7 @@ def evaluate(
     shots: Sequence[int] | None = None,
     neighbours: int | None = None,
     seed: int | None = None,
+    merge: int | None = None,
     device: str | None = None,
     batch_size: int = EVALUATION_BATCH,
     reporter: Reporter | None = None,
@@ -142,6 +145,7 @@ def evaluate(
         shots: for "fewshot": numbers of images of each class, by default 1, 5, 10, 25.
         neighbours: for "knn": the k whose accuracy is `top1`, by default 20; 10, 20, 100 and 200 are measured beside it.
         seed: for "fewshot": of the draws of the images, by default 0.
+        merge: how many tokens each block of a ViT merges; None leaves it as the model has it.
 
     Raises:
         DataError: the data cannot be used, or has classes that the model does not know.
@@ -150,6 +154,7 @@ def evaluate(
     settings = ProtocolSettings(protocol, split, shots, neighbours, seed)
     reporter = reporter or Reporter(quiet=True)
     predictor = model if isinstance(model, Predictor) else load(model, device=device)
+    predictor = predictor if merge is None else predictor.with_merging(merge)
     if protocol != "classify":
         if isinstance(predictor, ExportedPredictor):
             raise ConfigError("An exported file has answers, but no features.", got=f"--protocol {protocol}", remedy="the model file")

@@ -16,14 +16,17 @@ import torch
 from kawara.data.sources import ImageSplit
 from kawara.edge import certificate as certificates
 from kawara.edge import export as exports
+from kawara.edge import web
 from kawara.edge.certificate import Certificate
 from kawara.edge.running import ProgramSession, Session, open_exported
 from kawara.errors import ConfigError, UnknownNameError
 from kawara.files import cannot_write, refuse_existing, write_json
+from kawara.models import ImageModel
 from kawara.predict import Predictor
 from kawara.runtime import environment, threads
 from kawara.training.progress import Reporter
 from kawara.verbs.evaluation import labelled_parts
+from kawara.verbs.merging import merged
 from kawara.weights import ModelCard, open_model
 
 _THREADS = 1
@@ -51,17 +54,21 @@ def export(
     precision: str = "fp32",
     data: str | Path | None = None,
     max_drop: float = 0.5,
+    runtime: str | Path | None = None,
+    merge: int | str | None = None,
     reporter: Reporter | None = None,
 ) -> Export:
     """Write a model with its whole preprocessing for another run time, and compare it with torch.
 
     Args:
         model: a model file, a checkpoint of others, or `hub:owner/name`.
-        to: "onnx", "openvino" or "torch".
-        out: a file with the suffix of its kind, or a folder; by default beside the model.
+        to: "onnx", "openvino", "torch" or "web".
+        out: a file with the suffix of its kind, or a folder; by default beside the model. For "web", the folder to be made.
         precision: "fp32", or "fp16": weights in half precision, computed in float32.
         data: labelled images, as for `evaluate`; without them no accuracy is certified.
         max_drop: how many points of top-1 accuracy it may lose.
+        runtime: for "web", an address of onnxruntime-web, or its folder, which is copied; by default a public address.
+        merge: how many tokens each block merges, or "auto": as many as `max_drop` allows. None leaves it as the model has it.
 
     Raises:
         RunFolderError: there is something at the target, or it cannot be written.
@@ -72,6 +79,9 @@ def export(
     target, half = _checked(to, precision)
     if not 0 <= max_drop <= 100:
         raise ConfigError("--max-drop is a number of points.", got=max_drop, allowed="0 to 100")
+    if runtime is not None and target != "web":
+        raise ConfigError("--runtime is for --to web.", got=f"--to {to}")
+    web_runtime = web.choose_runtime(runtime)
     exports.check_packages(target)
     path = _destination(model, out, exports.SUFFIXES[target])
     report = path.with_name(f"{path.name}.certificate.json")
@@ -81,6 +91,10 @@ def export(
     predictor = Predictor(network, card)
     predictor.require_classes()
     shown = _labelled(data, card, reporter) if data is not None else _noise(card, reporter)
+    merging = merged(predictor, merge, data=data, max_drop=max_drop, precision=precision, reporter=reporter)
+    served = predictor if merging is None else merging.predictor
+    network, card = served.model, served.card
+    assert isinstance(network, ImageModel)
     try:
         folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent))
     except OSError as error:
@@ -94,6 +108,12 @@ def export(
                 exports.write_torch(program, card, made)
             elif target == "onnx":
                 exports.write_onnx(program, card, made, half)
+            elif target == "web":
+                made.mkdir()
+                exports.write_onnx(program, card, made / web.MODEL_NAME, half)
+                web.add_page(made, card, half, web_runtime)
+                if web_runtime.folder:
+                    reporter.say(f"copied onnxruntime-web: {web_runtime.num_bytes / 1e6:.1f} MB")
             else:
                 graph = folder / "graph.onnx"
                 exports.write_onnx(program, card, graph)
@@ -102,17 +122,19 @@ def export(
         except OSError as error:
             raise cannot_write(path, error) from None
         with threads(_THREADS):
-            session: Session = ProgramSession(program.module()) if target == "torch" else open_exported(made, _THREADS)[0]
+            graph = made / web.MODEL_NAME if target == "web" else made
+            session: Session = ProgramSession(program.module()) if target == "torch" else open_exported(graph, _THREADS)[0]
             written = sorted(folder.iterdir())
-            found = _certify(predictor, session, shown, half, max_drop, reporter)
+            found = _certify(predictor, served, session, shown, half, max_drop, reporter)
         del session  # it may hold the files open
         certificate = Certificate(
             file=path.name,
             to=target,
             precision=half,
-            num_bytes=sum(file.stat().st_size for file in written),
+            num_bytes=sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()),
             images=shown.what,
             environment=environment(),
+            merging=None if merging is None else merging.record,
             **found,
         )
         ending = "" if certificate.accepted else ".rejected"
@@ -161,9 +183,14 @@ def _noise(card: ModelCard, reporter: Reporter) -> _Shown:
     )
 
 
-def _certify(predictor: Predictor, session: Session, shown: _Shown, precision: str, max_drop: float, reporter: Reporter) -> dict[str, Any]:
-    def reference(image: np.ndarray) -> np.ndarray:
+def _certify(
+    predictor: Predictor, served: Predictor, session: Session, shown: _Shown, precision: str, max_drop: float, reporter: Reporter
+) -> dict[str, Any]:
+    def original(image: np.ndarray) -> np.ndarray:
         return predictor.probabilities(predictor.card.preprocessing.place(image)[None])[0].numpy()
+
+    def reference(image: np.ndarray) -> np.ndarray:
+        return served.probabilities(served.card.preprocessing.place(image)[None])[0].numpy()
 
     def exported(image: np.ndarray) -> np.ndarray:
         return session(image[None])[0]
@@ -173,10 +200,12 @@ def _certify(predictor: Predictor, session: Session, shown: _Shown, precision: s
             reporter.progress("comparing with torch", number / len(shown.keys), f"{number} of {len(shown.keys)}")
             yield image
 
-    comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported)
-    latency = certificates.time_both(next(shown.images()), reference, exported)
+    asked = original if served is not predictor else None
+    comparison = certificates.compare(counted(), shown.labels, shown.keys, reference, exported, asked)
+    latency = certificates.time_both(next(shown.images()), original, exported)
     latency["threads"] = torch.get_num_threads()
-    return {**certificates.judge(comparison, precision=precision, max_drop=max_drop), "latency": latency}
+    merges = bool(getattr(served.card.config, "merge", 0))
+    return {**certificates.judge(comparison, precision=precision, max_drop=max_drop, merges=merges), "latency": latency}
 
 
 def _checked(to: str, precision: str) -> tuple[exports.Target, exports.Precision]:
@@ -196,11 +225,15 @@ def _checked(to: str, precision: str) -> tuple[exports.Target, exports.Precision
 
 
 def _destination(model: str | Path, out: str | Path | None, suffix: str) -> Path:
-    """Return the file to write: `out`, a file in the folder `out`, or one beside the model."""
+    """Return the file to write: `out`, a file in the folder `out`, or one beside the model. Without a suffix: the folder to make."""
     source = Path("model" if str(model).startswith("hub:") else model)
     source = source / "model" if source.is_dir() else source
     name = source.with_suffix(suffix).name
-    if out is None:
+    if not suffix:
+        path = source.with_name(f"{source.stem}-web") if out is None else Path(out)
+        if not path.name:
+            raise ConfigError("The target is a folder that does not exist yet.", got=out)
+    elif out is None:
         path = source.with_suffix(suffix)
     elif Path(out).is_dir():
         path = Path(out) / name

@@ -32,7 +32,7 @@ from kawara.files import new_folder, refuse_existing, write_json
 from kawara.models import ImageModel
 from kawara.plots.saliency import method_name
 from kawara.plots.style import Language, has_japanese_font
-from kawara.predict import load
+from kawara.predict import Predictor, load
 from kawara.report import inspection_layers as layers
 from kawara.report import inspection_sections as sections
 from kawara.report.exhibits import Section, as_json
@@ -136,7 +136,7 @@ def inspect(
         refuse_existing(Path(out))
     spoken = [str(each) for each in ([images] if isinstance(images, str | Path) else images)]
     paths = [str(model)] + ([] if other is None else [str(other)])
-    predictors = [load(_not_exported(path), device=device) for path in paths]
+    predictors = [_unmerged(load(_not_exported(path), device=device), reporter) for path in paths]
     cards = distinct([predictor.card for predictor in predictors])
     first_model = predictors[0].model
     assert isinstance(first_model, ImageModel)
@@ -422,6 +422,14 @@ def _reported(batches: Iterator[Tensor], total: int, reporter: Reporter, title: 
 
 def _file_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "-", name).strip("-.") or "model"
+
+
+def _unmerged(predictor: Predictor, reporter: Reporter) -> Predictor:
+    """Return a model as it is without token merging: what is merged stands for no one place in the image."""
+    if not getattr(predictor.card.config, "merge", 0):
+        return predictor
+    reporter.say(f"{predictor.card.name} merges tokens; it is inspected without that.")
+    return predictor.with_merging(0)
 
 
 def _not_exported(path: str) -> str:

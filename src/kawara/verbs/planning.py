@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from kawara import models
-from kawara.config import from_dict, override, read_file
+from kawara.config import from_dict, override, read_file, to_dict
 from kawara.data.augment import AugmentConfig
 from kawara.data.listing import Listing
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.sources import open_data
 from kawara.data.survey import Survey, survey
-from kawara.errors import ConfigError
+from kawara.errors import ConfigError, RunFolderError
 from kawara.models import ImageModel
 from kawara.recipes import RECIPES, choice
 from kawara.runtime import choose_device
@@ -24,9 +24,13 @@ from kawara.tasks.distillation import check_classes
 from kawara.training.optimizer import refuse_foreign
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
-from kawara.training.run_folder import RunFolder
+from kawara.training.run_folder import RunFolder, next_free
 from kawara.training.schedule import Duration
 from kawara.weights import ModelCard, open_model
+
+WITHOUT_EFFECT = ("workers", "doctor")
+"""Settings that change nothing of what comes out; `doctor` decides only whether a run goes on."""
+MAX_DIFFERENCES_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -75,13 +79,17 @@ class Plan:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | None) -> Plan:
-    """Settle the configuration of a new run, or take up that of `resumed`."""
+def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None) -> Plan:
+    """Settle the configuration of a new run, or take up that of `begun`.
+
+    Raises RunFolderError where other settings than those of `begun` are asked for. With `--resume` only what is spelled out has to fit.
+    """
     device = choose_device(request.device)
     asked = _asked(request)
-    if resumed is not None:
-        config = from_dict(RunConfig, read_file(resumed.config), where=str(resumed.config))
-        if "doctor" in asked:  # the one setting that decides nothing but whether a run goes on
+    earlier = None if begun is None else read_config(begun)
+    if earlier is not None and request.resume:
+        config = earlier
+        if "doctor" in asked:
             config = override(config, {"doctor": asked["doctor"]})
         _check_unchanged(config, asked | ({"recipe": request.recipe} if request.recipe else {}))
         start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
@@ -90,13 +98,35 @@ def make_plan(request: TrainRequest, reporter: Reporter, resumed: RunFolder | No
     else:
         start, teacher = (_open(str(asked.get(path, "")), reporter) for path in ("model.pretrained", "distillation.teacher"))
         listing = _open_data(request, reporter)
-        config, reason = _fill_in(request, asked, survey(listing), device, start)
+        config, reason = _fill_in(request, asked, survey(listing), device, start, earlier)
+        if begun is not None and earlier is not None:
+            refuse_other_settings(begun, earlier, config)
         reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
-    plan = Plan(config, listing, device, reason, start, teacher, {} if resumed is not None else asked)
+    plan = Plan(config, listing, device, reason, start, teacher, {} if begun is not None else asked)
     if teacher is not None:
         check_classes(teacher.card.class_names, tuple(listing.class_names))
     model_config(plan, len(listing.class_names))  # what does not fit together is said before images are read
     return plan
+
+
+def read_config(folder: RunFolder) -> RunConfig:
+    """Return the configuration that a run began with. Raises ConfigError if it is damaged."""
+    return from_dict(RunConfig, read_file(folder.config), where=str(folder.config))
+
+
+def refuse_other_settings(folder: RunFolder, earlier: RunConfig, asked: RunConfig, remedy: str | None = None) -> None:
+    """Raise RunFolderError, naming the first differences, where the run in `folder` began with other settings than `asked`."""
+    there, here = flat_settings(to_dict(earlier)), flat_settings(to_dict(asked))
+    differing = [path for path in here if there.get(path) != here[path] and path not in WITHOUT_EFFECT]
+    if differing:
+        shown = [f"{path} {there.get(path)!r} there, {here[path]!r} asked for" for path in differing[:MAX_DIFFERENCES_SHOWN]]
+        more = f"; and {len(differing) - len(shown)} more" if len(differing) > len(shown) else ""
+        raise RunFolderError(
+            f"The run in {folder.path} began with other settings.",
+            got="; ".join(shown) + more,
+            remedy=remedy
+            or f"the settings of the first time, --resume to go on with those, or another --out, such as {next_free(folder.path)}",
+        )
 
 
 def _open(pretrained: str, reporter: Reporter) -> Trained | None:
@@ -196,9 +226,17 @@ def _asked(request: TrainRequest) -> dict[str, Any]:
 
 
 def _fill_in(
-    request: TrainRequest, asked: dict[str, Any], found: Survey, device: torch.device, start: Trained | None
+    request: TrainRequest,
+    asked: dict[str, Any],
+    found: Survey,
+    device: torch.device,
+    start: Trained | None,
+    earlier: RunConfig | None = None,
 ) -> tuple[RunConfig, str]:
-    """Return the configuration with everything that nobody asked for chosen, and the reason in words."""
+    """Return the configuration with everything that nobody asked for chosen, and the reason in words.
+
+    A model that was chosen by measuring the speed of the machine stays that of `earlier`: measured again, it might be another.
+    """
     in_file = read_file(request.config).get("recipe") if request.config else None
     usual = "small" if start is None else "head" if asked.get("model.freeze") == "backbone" else "finetune"
     recipe = request.recipe or in_file or usual
@@ -220,7 +258,10 @@ def _fill_in(
                 chosen["length"] = choice.length(found, device)
             if "model.name" not in asked:
                 length = Duration.parse(chosen.get("length", config.length))
-                chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
+                if earlier is not None and length.unit == "minutes":
+                    chosen["model.name"], why = earlier.model.name, "the model chosen when the run began"
+                else:
+                    chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
                 reasons.append(why)
         if config.data.color == "auto":
             chosen["data.color"] = "grey" if found.is_grey else "rgb"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,10 +11,9 @@ from typing import Any
 
 import torch
 
-from kawara.config import to_yaml
-from kawara.errors import ConfigError, RunFolderError
-from kawara.files import write_json, write_text
-from kawara.runtime import autocast_dtype, environment, keep_large_buffers, seed_everything, threads
+from kawara.errors import ConfigError
+from kawara.files import write_json
+from kawara.runtime import autocast_dtype, keep_large_buffers, seed_everything, threads
 from kawara.tasks.classification import classify
 from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
@@ -23,9 +21,10 @@ from kawara.training.checkpoint import read_weights
 from kawara.training.loop import FitResult, Loop, Observer, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
-from kawara.training.run_folder import RunFolder, latest_run, next_free
+from kawara.training.run_folder import RunFolder
+from kawara.verbs import continuing
 from kawara.verbs.evaluation import Evaluation, judge
-from kawara.verbs.planning import TrainRequest, make_plan
+from kawara.verbs.planning import Plan, TrainRequest, make_plan
 from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
 from kawara.verbs.watching import Doctor
@@ -125,33 +124,46 @@ def resolve(request: TrainRequest, reporter: Reporter) -> RunConfig:
 
 
 def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float | None = None) -> TrainResult:
-    """Do everything that `kawara train` does."""
+    """Do everything that `kawara train` does: begin a run, or go on with the unfinished one in the same folder."""
     started_at = time.monotonic() if started_at is None else started_at
     keep_large_buffers()
-    folder = _reopened_folder(request) if request.resume else _new_folder(request)
-    plan = make_plan(request, reporter, folder if request.resume else None)
+    folder = continuing.find(request)
+    try:
+        goes_on = folder is not None and folder.state == "unfinished"
+        plan = make_plan(request, reporter, folder if goes_on else None)
+        with continuing.claimed(folder, request) as folder:
+            if request.resume and not goes_on:
+                reporter.say(f"There is no run to go on with yet: one begins in {folder.path}.")
+            return _run(request, plan, folder, goes_on, reporter, started_at)
+    except KeyboardInterrupt:
+        reporter.say(continuing.how_to_go_on(request, folder))
+        raise
+
+
+def _run(request: TrainRequest, plan: Plan, folder: RunFolder, goes_on: bool, reporter: Reporter, started_at: float) -> TrainResult:
+    inputs = continuing.digests(plan)
     seed_everything(plan.config.seed)
     run = prepare(plan, folder, reporter)
+    if goes_on:
+        continuing.check_inputs(folder, inputs, run.images)
+    elif request.out is None:
+        continuing.mention_unfinished(folder, plan, run.images, request, reporter)
     _check_time_left(plan.config, time.monotonic() - started_at)
     with threads(plan.config.threads):
         announce(run)
         work = gather(run)
         doctor = Doctor(run, work, request)
         loop = _loop(run, work, started_at, doctor)
-        if not request.resume:  # made only now: a mistake found above leaves nothing on the disk
-            folder.make()
-            write_text(folder.config, to_yaml(plan.config))
-            write_json(folder.environment, environment() | {"device": str(plan.device)})
-            doctor.before()
-        elif folder.last.exists():
+        if goes_on:
             loop.resume()
-            reporter.say(f"resuming at step {loop.progress.step}")
+            reporter.say(f"going on with the unfinished run in {folder.path} at step {loop.progress.step}")
+        else:  # only now: a mistake found above leaves nothing on the disk
+            continuing.begin(folder, plan, inputs, run.images, request.data)
+            doctor.before()
         with doctor.explaining(loop):
             fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
-            reporter.say(
-                f"Stopped at step {fitted.steps}; nothing is lost. To go on:  kawara train {request.data} --out {run.folder.path} --resume"
-            )
+            reporter.say(continuing.stopped(request, folder, fitted.steps))
             return _result(run, fitted, None)
         return _finish(run, work, loop, fitted)
 
@@ -163,35 +175,6 @@ def _check_time_left(config: RunConfig, seconds: float) -> None:
             f"Reading the images took {seconds:.0f} s: {length} leave no time to train.",
             remedy=f"--minutes {max(1, round(seconds / 10))}, or the same command again where the images are kept decoded by now",
         )
-
-
-def _new_folder(request: TrainRequest) -> RunFolder:
-    if request.out is None:
-        return RunFolder(next_free(Path("runs") / f"{stem_of(request.data)}-0"))
-    path = Path(request.out)
-    if request.replace and (path / "config.yaml").exists() and (path / "journal.jsonl").exists():
-        shutil.rmtree(path)
-    return RunFolder.unused(path)
-
-
-def _reopened_folder(request: TrainRequest) -> RunFolder:
-    path = Path(request.out) if request.out else latest_run(Path("runs"), stem_of(request.data))
-    if path is None:
-        raise RunFolderError(
-            f"There is no run of {request.data} to resume in runs/.", remedy="--out DIR, or the same command without --resume"
-        )
-    folder = RunFolder.reopen(path)
-    if folder.metrics.exists():
-        raise RunFolderError(
-            f"The run in {path} is finished.", remedy=f"kawara predict {folder.model} IMAGES, or train anew without --resume"
-        )
-    return folder
-
-
-def stem_of(data: str) -> str:
-    """Return a short name of a data set for folders."""
-    name = Path(data.removeprefix("hf:")).resolve().name if data not in ("digits",) else data
-    return name.split(".")[0] or "run"
 
 
 def _loop(run: Run, work: Work, started_at: float, observer: Observer) -> Loop:
@@ -233,8 +216,8 @@ def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
     result = _result(run, fitted, evaluation)
     write_report(run.folder, card, run.model, run.images, evaluation, result.to_dict() | {"reason": run.plan.reason})
     result = dataclasses.replace(result, seconds=round(loop.clock.seconds, 2))
-    write_json(run.folder.metrics, result.to_dict() | {"confusion": evaluation.confusion.tolist(), "per_class": evaluation.per_class})
     run.folder.journal.write("finished", fitted.steps, seconds=result.seconds, split=evaluation.split, top1=evaluation.metrics["top1"])
+    write_json(run.folder.metrics, result.to_dict() | {"confusion": evaluation.confusion.tolist(), "per_class": evaluation.per_class})
     return result
 
 

@@ -12,7 +12,7 @@ from kawara.analysis.attention import AttentionMaps, attention_maps
 from kawara.analysis.observed_attention import attention_places, observe_attention, token_layout
 from kawara.errors import ConfigError, InternalError, UnknownNameError
 from kawara.layers import taps
-from kawara.models import VisionTransformer, ViTConfig
+from kawara.models import VisionTransformer, ViTConfig, create_model
 
 GRIDS = {
     "class": {},
@@ -211,3 +211,9 @@ def test_the_record_keeps_arrays() -> None:
     maps = attention_maps(small_vit(), image_for(small_vit()))
     assert isinstance(maps, AttentionMaps)
     assert maps.weights.dtype == np.float32
+
+
+def test_merged_tokens_are_not_taken_for_patches() -> None:
+    model = create_model("vit_femto_4", num_classes=3, merge=3)
+    with pytest.raises(ConfigError, match=r"merges tokens[\s\S]*set_merging\(0\)"):
+        observe_attention(model, torch.zeros(1, 3, 32, 32), lambda layer: None)

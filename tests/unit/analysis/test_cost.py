@@ -97,6 +97,9 @@ def test_distilled_deit(name: str, num_parameters: int) -> None:
         ("vit_micro_7", (56, 28), {"class_token": True, "pool": "class"}),
         ("vit_femto_4", None, {"pool": "map", "registers": 2, "class_token": True}),
         ("vit_femto_4", None, {"mlp": "swiglu", "head_hidden": 24}),
+        ("vit_femto_4", None, {"merge": 5}),
+        ("vit_femto_4", (28, 36), {"merge": 20, "merge_inflection": -0.5, "registers": 3, "class_token": True, "pool": "map"}),
+        ("vit_femto_4", None, {"merge": 99, "distillation_token": True, "class_token": True, "mlp": "swiglu"}),
         ("vit_femto_8", (64, 96), {"stem": "resnet", "resnet_width": 32, "resnet_blocks": (2, 1), "image_size": (64, 64)}),
         ("vit_femto_8", (64, 32), {"stem": "resnet", "resnet_width": 32, "resnet_blocks": (), "image_size": (32, 32)}),
     ],
@@ -122,6 +125,16 @@ def test_the_formula_needs_no_model() -> None:
     # 49 patches of 16 numbers, one class token: (49·16·64) + 3·(4·49·64² + 2·49²·64 + 2·49·64·256) + 64·10
     config = model_config("vit_femto_4", num_classes=10, image_size=28, channels=1)
     assert vit_macs(config) == 49 * 16 * 64 + 3 * (4 * 49 * 64**2 + 2 * 49**2 * 64 + 2 * 49 * 64 * 256) + 640
+
+
+def test_merged_tokens_cost_nothing_by_hand() -> None:
+    # 16 patches of 48 numbers and a class token in 2 blocks of width 32, E = 16; r = 3: 17 tokens, then 14, then 11; the head reads one
+    model = create_model(
+        "vit_femto_4", num_classes=5, image_size=16, width=32, depth=2, mlp_hidden=64, class_token=True, pool="class", merge=3
+    )
+    attention = 4 * 17 * 32**2 + 2 * 17**2 * 32 + 4 * 14 * 32**2 + 2 * 14**2 * 32
+    matching, mlp = (8 * 8 + 6 * 7) * 16, 2 * (14 + 11) * 32 * 64
+    assert vit_macs(model.config) == count_macs(model) == 16 * 48 * 32 + attention + matching + mlp + 32 * 5
 
 
 def test_the_papers_hybrid_costs_what_timm_says():

@@ -30,6 +30,24 @@ def test_equal_answers_are_accepted():
     assert 0.66 < low < 0.72 < 0.78 < high < 0.84
 
 
+@pytest.mark.parametrize(("num_beyond", "refused"), [(2, False), (3, True)])
+def test_rounding_may_decide_near_ties_where_tokens_are_merged(num_beyond: int, refused: bool):
+    exported = answers(150)
+    exported[:num_beyond, 0] += 1e-3
+    comparison = Comparison(answers(150), exported, None, [f"image {i}" for i in range(200)])
+    assert bool(judge(comparison, precision="fp32", max_drop=0, merges=True)["refused"]) is refused
+    assert judge(comparison, precision="fp32", max_drop=0)["refused"]
+
+
+def test_numbers_are_compared_with_what_was_meant_and_accuracy_with_what_was_given():
+    comparison = Comparison(answers(148), answers(148), LABELS, [f"image {i}" for i in range(200)], answers(150))
+    found = judge(comparison, precision="fp32", max_drop=0.9)
+    assert (found["agreement"], found["max_difference"]) == (1, 0)
+    assert found["accuracy"]["torch"]["top1"] == 0.75
+    assert found["accuracy"]["drop_points"] == 1
+    assert found["refused"]
+
+
 @pytest.mark.parametrize(("right", "refused"), [(149, False), (148, True)])
 def test_accuracy_may_fall_as_far_as_is_allowed(right: int, refused: bool):
     found = judged(answers(150), answers(right))

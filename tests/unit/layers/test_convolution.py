@@ -1,4 +1,4 @@
-"""Convolutional layers and squeeze-and-excitation against slow arithmetic."""
+"""Convolutional layers and channel and spatial attention against slow arithmetic."""
 
 import math
 
@@ -6,7 +6,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from kawara.layers.convolution import ConvolutionNorm, PositionwiseNorm, SqueezeExcitation, convolution, squeezed_channels
+from kawara.layers.convolution import (
+    ConvolutionNorm,
+    PositionwiseNorm,
+    SpatialAttention,
+    SqueezeExcitation,
+    convolution,
+    squeezed_channels,
+)
 
 
 def test_squeeze_and_excitation_is_equations_two_to_four() -> None:
@@ -22,6 +29,26 @@ def test_squeeze_and_excitation_is_equations_two_to_four() -> None:
             logit = sum(w2[channel, i].item() * hidden[i] for i in range(4)) + b2[channel].item()
             expected = maps[image, channel] / (1 + math.exp(-logit))
             torch.testing.assert_close(output[image, channel], expected, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("kernel", [3, 7])
+def test_spatial_attention_is_its_equation(kernel: int) -> None:
+    torch.manual_seed(0)
+    layer = SpatialAttention(kernel).double()
+    maps = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    output = layer(maps)
+    weight, bias, half = layer.conv.weight.detach()[0], layer.conv.bias.item(), kernel // 2
+    for image in range(2):
+        cells = {(i, j): maps[image, :, i, j].tolist() for i in range(4) for j in range(5)}
+        for (i, j), channels in cells.items():
+            logit = bias
+            for down in range(kernel):
+                for right in range(kernel):
+                    around = cells.get((i + down - half, j + right - half))
+                    if around:  # beyond the border there are zeros
+                        logit += weight[0, down, right].item() * sum(around) / 3 + weight[1, down, right].item() * max(around)
+            expected = [channel / (1 + math.exp(-logit)) for channel in channels]
+            assert output[image, :, i, j].tolist() == pytest.approx(expected, rel=1e-12, abs=1e-14)
 
 
 @pytest.mark.parametrize(

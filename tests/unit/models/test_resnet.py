@@ -60,6 +60,9 @@ def slow_stage(maps: Tensor, stage: nn.Sequential, stride: int, config: ResNetCo
             branch = slow_norm(slow_convolution(branch.relu(), block.conv3.weight), block.bn3)
         if config.squeeze_reduction:
             branch = branch * block.se.gates(branch.mean(dim=(2, 3)))[:, :, None, None]
+        if config.spatial_kernel:
+            described = torch.stack([branch.mean(dim=1), branch.amax(dim=1)], dim=1)
+            branch = branch * torch.sigmoid(slow_convolution(described, block.spatial.conv.weight) + block.spatial.conv.bias)
         if isinstance(block.downsample, nn.Sequential):
             maps = slow_norm(slow_convolution(maps, block.downsample[0].weight, stride), block.downsample[1])
         maps = (maps + branch).relu()
@@ -72,6 +75,8 @@ def slow_stage(maps: Tensor, stage: nn.Sequential, stride: int, config: ResNetCo
     [
         (BASIC, {}),
         (BASIC, {"squeeze_reduction": 16, "channels": 1}),
+        (BASIC, {"spatial_kernel": 7}),
+        (BASIC, {"squeeze_reduction": 16, "spatial_kernel": 3}),
         (BOTTLENECK, {}),
         (BOTTLENECK, {"groups": 2, "squeeze_reduction": 4}),
     ],
@@ -133,7 +138,7 @@ def test_any_size_is_taken_and_the_grid_rounds_up(name: str) -> None:
 
 def test_maps_lie_channels_last_whatever_the_image() -> None:
     for channels in (1, 3):
-        model = ResNet(dataclasses.replace(BASIC, channels=channels))
+        model = ResNet(dataclasses.replace(BASIC, channels=channels, squeeze_reduction=4, spatial_kernel=3))
         with taps.read(model, "layer1.0", "layer2.0.conv1") as found:
             model(torch.randn(2, channels, 16, 24))
         assert all(maps.is_contiguous(memory_format=torch.channels_last) for maps in found.values())
@@ -223,6 +228,8 @@ def test_a_skip_connection_can_be_taken_away() -> None:
         ({"shortcut": "padding", "widths": (8, 8, 4, 4)}, "add channels"),
         ({"shortcut": "padding", "stem_width": 6}, "add channels"),
         ({"squeeze_reduction": -1}, "negative"),
+        ({"spatial_kernel": 4}, "odd"),
+        ({"spatial_kernel": -1}, "odd"),
         ({"stochastic_depth": 1.0}, "probability"),
         ({"dropout": -0.1}, "probability"),
         ({"channels": 0}, "channels"),

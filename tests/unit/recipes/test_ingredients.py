@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 
 from kawara.config import override
@@ -16,6 +18,15 @@ def test_taking_one_out_leaves_the_others_in(name):
     for ingredient in has:
         without = override(config, ingredient.without)
         assert ingredients_of(without) == [other for other in has if other is not ingredient]
+
+
+def test_each_is_explained_in_both_languages():
+    for name in INGREDIENTS:
+        ingredient = INGREDIENTS[name]
+        assert re.fullmatch(r"[A-Z].*\.", ingredient.explanation), name
+        assert re.fullmatch(r".*[ぁ-ん].*。", ingredient.explanation_ja), name
+        assert re.fullmatch(r"\d{4}\.\d{4,5}", ingredient.arxiv), name
+        assert ingredient.description_ja, name
 
 
 def test_deit_has_what_its_table_takes_out():

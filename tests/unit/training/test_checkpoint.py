@@ -9,7 +9,7 @@ from kawara.training.averaging import WeightAverage
 from kawara.training.checkpoint import load_checkpoint, save_checkpoint
 from kawara.training.journal import Journal
 from kawara.training.optimizer import OptimizerConfig, build_optimizers
-from kawara.training.run_folder import RunFolder, latest_run, next_free
+from kawara.training.run_folder import RunFolder, claimed_next, next_free, numbered
 
 
 def parts(name: str):
@@ -80,27 +80,73 @@ def test_a_failed_write_leaves_the_old_checkpoint(tmp_path, monkeypatch):
 
 def test_the_journal_forgets_what_came_after_the_checkpoint(tmp_path):
     journal = Journal(tmp_path / "journal.jsonl")
+    assert journal.sync() == 0
     for number in range(5):
         journal.write("train", number, loss=float("nan") if number == 2 else 1.0)
-    with open(journal.path, "a") as file:
-        file.write('{"event": "train", "st')  # cut by a crash
+        if number == 3:
+            at_checkpoint = journal.sync()
+    with open(journal.path, "ab") as file:
+        file.write('{"event": "tr\u00e4'.encode()[:-1])  # cut by a crash, within a letter
     assert [record["step"] for record in journal.read()] == [0, 1, 2, 3, 4]
     assert journal.read()[2]["loss"] is None
-    journal.rewind(3)
+    journal.rewind(at_checkpoint)
     journal.write("train", 4, loss=2.0)
     assert [record["step"] for record in journal.read()] == [0, 1, 2, 3, 4]
     assert journal.read()[-1]["loss"] == 2.0
 
 
-def test_a_run_folder_with_content_is_not_touched(tmp_path):
-    RunFolder.unused(tmp_path / "new").make()
-    assert (tmp_path / "new" / "checkpoints").is_dir()
-    (tmp_path / "photos-1").mkdir()
-    (tmp_path / "photos-1" / "precious.txt").write_text("x")
-    with pytest.raises(RunFolderError, match=r"photos-2"):
-        RunFolder.unused(tmp_path / "photos-1")
-    with pytest.raises(RunFolderError, match="no run to resume"):
-        RunFolder.reopen(tmp_path / "photos-1")
+def test_a_journal_that_lost_its_end_goes_on_at_a_new_line(tmp_path):
+    journal = Journal(tmp_path / "journal.jsonl")
+    journal.write("train", 1)
+    length = journal.sync()
+    journal.path.write_bytes(journal.path.read_bytes() + b'{"event": "tra')
+    journal.rewind(length + 100)  # the checkpoint saw more than the disk kept
+    journal.write("train", 2)
+    assert [record["step"] for record in journal.read()] == [1, 2]
+
+
+def test_the_state_of_a_folder(tmp_path):
+    folder = RunFolder(tmp_path / "photos-1")
+    assert folder.state == "new"
+    folder.make()
+    (folder.path / ".config.yaml.123.partial").mkdir()
+    folder.environment.write_text("{}")
+    folder.inputs.write_text("{}")
+    assert folder.state == "new"  # a start that was killed
+    folder.config.write_text("seed: 0")
+    assert folder.state == "unfinished"
+    folder.metrics.write_text("{}")
+    assert folder.state == "finished"
+    other = RunFolder(tmp_path / "pictures")
+    other.path.mkdir()
+    (other.path / "precious.txt").write_text("x")
+    assert other.state == "other"
+    assert RunFolder(other.path / "precious.txt").state == "other"
+
+
+def test_a_claimed_folder_is_cleaned_and_goes_again_if_nothing_came_of_it(tmp_path):
+    folder = RunFolder(tmp_path / "runs" / "photos-1")
+    with folder.claimed():
+        assert folder.last.parent.is_dir()
+    assert list(tmp_path.iterdir()) == []
+    folder.make()
+    left = folder.last.parent / ".last.safetensors.1.partial"
+    left.mkdir()
+    (left / ".tmpXYZ").write_bytes(b"half")
+    with folder.claimed():
+        assert list(folder.last.parent.iterdir()) == []
+
+
+def test_new_runs_take_the_first_folder_that_nobody_has(tmp_path):
+    with claimed_next(tmp_path, "photos") as first:
+        assert first.path.name == "photos-1"
+        with claimed_next(tmp_path, "photos") as second:
+            assert second.path.name == "photos-2"
+            with pytest.raises(RunFolderError, match="Another process"), first.claimed():
+                pass
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(RunFolderError, match="cannot be written"), claimed_next(tmp_path / "file", "photos"):
+        pass
 
 
 def test_run_folders_are_numbered(tmp_path):
@@ -108,7 +154,13 @@ def test_run_folders_are_numbered(tmp_path):
     for number in (1, 2, 10):
         (tmp_path / f"photos-{number}").mkdir()
     assert next_free(tmp_path / "photos-0").name == "photos-3"
-    latest = latest_run(tmp_path, "photos")
-    assert latest is not None
-    assert latest.name == "photos-10"
-    assert latest_run(tmp_path, "cats") is None
+    assert [path.name for path in numbered(tmp_path, "photos")] == ["photos-1", "photos-2", "photos-10"]
+    assert numbered(tmp_path / "none", "photos") == []
+
+
+def test_a_model_file_can_be_read_by_whom_files_here_can_be(tmp_path):
+    """safetensors would let only its owner read it."""
+    (tmp_path / "plain").write_text("x")
+    model, optimizers, average = parts("adamw")
+    save_checkpoint(tmp_path / "last.safetensors", model, optimizers, average, {"step": 0})
+    assert (tmp_path / "last.safetensors").stat().st_mode == (tmp_path / "plain").stat().st_mode

@@ -42,7 +42,7 @@ def split() -> ImageSplit:
 
 
 def train(model, loader, tmp_path):
-    folder = RunFolder.unused(tmp_path)
+    folder = RunFolder(tmp_path)
     folder.make()
     loop = Loop(
         model, Classification(ClassificationConfig(), 3, 0), loader, lambda candidate: {"top1": 0.5, "nll": 1.0}, CONFIG, folder,

@@ -14,6 +14,7 @@ from kawara.data.stores import TensorStore
 from kawara.errors import ConfigError, DivergedError, OutOfMemoryError
 from kawara.models import create_model
 from kawara.tasks.classification import Classification, ClassificationConfig
+from kawara.training.checkpoint import read_progress, save_checkpoint
 from kawara.training.loop import Loop, seconds_per_image
 from kawara.training.optimizer import OptimizerConfig
 from kawara.training.progress import Reporter
@@ -32,7 +33,7 @@ def make_loop(tmp_path, task=None, **settings) -> Loop:
     labels = (images_u8.float().mean(dim=(1, 2, 3)) > 127).long().numpy()
     split = ImageSplit("train", TensorStore(images_u8), labels, [f"image-{i}.png" for i in range(64)], np.zeros((64, 32), np.uint8))
     augmentation = Augmentation(AugmentConfig(crop="none", flip=0.0), PREPROCESSING, 0)
-    folder = RunFolder.unused(tmp_path / "run")
+    folder = RunFolder(tmp_path / "run")
     folder.make()
     return Loop(
         create_model("vit_femto_4", num_classes=2, image_size=8, channels=1),
@@ -58,6 +59,28 @@ def test_a_run_takes_its_steps_and_writes_what_happened(tmp_path):
     assert loop.folder.best.exists()
     last = [record for record in records if record["event"] == "train"][-1]
     assert last["lr"] == pytest.approx(1e-3 / 12)
+
+
+def test_a_best_file_from_beyond_the_last_checkpoint_counts_for_what_it_is(tmp_path):
+    first = make_loop(tmp_path)
+    first.fit()
+    kept = read_progress(first.folder.last)
+    assert (kept["best_step"], kept["best_score"]) == (12, 0.5)
+    save_checkpoint(first.folder.best, first.model, [], None, {"step": 13, "top1": 0.9})  # and then the process died
+    again = make_loop(tmp_path)
+    again.resume()
+    assert (again.progress.step, again.progress.best_step, again.progress.best_score) == (12, 13, 0.9)
+
+
+def test_without_a_checkpoint_a_run_begins_anew(tmp_path):
+    first = make_loop(tmp_path)
+    first.fit()
+    first.folder.last.unlink()
+    again = make_loop(tmp_path)
+    again.resume()
+    assert again.progress.step == 0
+    assert not again.folder.best.exists()
+    assert again.folder.journal.read() == []
 
 
 def test_accumulated_batches_are_one_step(tmp_path):

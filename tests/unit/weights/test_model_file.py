@@ -12,6 +12,7 @@ from kawara.data.preprocessing import Preprocessing
 from kawara.errors import ModelFileError, RunFolderError
 from kawara.models import create_model
 from kawara.weights import ModelCard, load_model, read_card, save_model
+from kawara.weights.model_file import card_from_json, card_to_json
 
 
 @pytest.fixture
@@ -154,3 +155,14 @@ def test_a_failed_write_leaves_the_old_file(written, monkeypatch):
         save_model(path, model.state_dict(), card)
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
+
+
+def test_a_file_keeps_how_many_tokens_are_merged_and_older_files_merge_none(tmp_path):
+    model = create_model("vit_femto_4", num_classes=2, merge=3, merge_inflection=0.5).eval()
+    card = ModelCard("vit_femto_4", model.config, ("a", "b"), Preprocessing((32, 32)))
+    save_model(tmp_path / "model.safetensors", model.state_dict(), card)
+    opened, _ = load_model(tmp_path / "model.safetensors")
+    assert (opened.config.merge, opened.config.merge_inflection) == (3, 0.5)
+    header = json.loads(card_to_json(card))
+    header["config"] = {name: value for name, value in header["config"].items() if not name.startswith("merge")}
+    assert card_from_json(json.dumps(header), "old").config.merge == 0
