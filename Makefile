@@ -39,7 +39,7 @@ peers: .venv-peers/installed         ## an environment of its own with timm, for
 	test -x .venv-peers/bin/python || $(PYTHON) -m venv .venv-peers
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check torch==2.13.0
 	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check --no-deps timm==1.0.31 "torchvision==0.28.*"
-	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) "pillow<13" pyyaml huggingface_hub -e ".[fast]"
+	.venv-peers/bin/python -m pip install --quiet --disable-pip-version-check $(CONSTRAINTS) "pillow<13" pyyaml huggingface_hub -e ".[fast,openvino]"
 	@touch $@
 
 $(VENV)/installed: pyproject.toml constraints.txt

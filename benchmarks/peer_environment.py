@@ -8,7 +8,7 @@ The peers' environment is one of its own, because kawara itself must never see t
     python -m venv .venv-peers
     .venv-peers/bin/pip install torch==2.13.0
     .venv-peers/bin/pip install --no-deps timm==1.0.31 "torchvision==0.28.*"
-    .venv-peers/bin/pip install "pillow<13" pyyaml huggingface_hub -e ".[fast]"     # timm 1.0.31's RandAugment fails with Pillow 13
+    .venv-peers/bin/pip install "pillow<13" pyyaml huggingface_hub -e ".[fast,openvino]"   # timm 1.0.31's RandAugment fails with Pillow 13
 """
 
 from __future__ import annotations

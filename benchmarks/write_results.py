@@ -191,6 +191,31 @@ def comparison(path: Path) -> str:
     return text
 
 
+def edge(path: Path) -> str:
+    """Return the section on exported files."""
+    record = json.loads(path.read_text())
+    text = "## At the edge: DeiT-Ti, one photo at a time, one thread\n\n"
+    text += "| | top-1 lost, points | same answer | size, MB | p50 / p95, ms | against timm | against ONNX Runtime fp32 |\n|---|---|---|---|---|---|---|\n"
+    for case in record["cases"]:
+        accuracy = case.get("accuracy")
+        lost = f"{accuracy['drop_points']:+.2f}" if accuracy else "–"
+        same = f"{100 * case['agreement']:.1f} %" if accuracy else "–"
+        size = f"{case['num_bytes'] / 1e6:.1f}" if accuracy else "–"
+        ratios = " | ".join(
+            f"**{case[name]['median']:.2f}×** ({case[name]['range'][0]:.2f} – {case[name]['range'][1]:.2f})"
+            for name in ("faster_than_timm", "faster_than_onnx_fp32")
+        )
+        text += f"| {case['side']} | {lost} | {same} | {size} | {case['p50_ms']:.1f} / {case['p95_ms']:.1f} | {ratios} |\n"
+    compared = next(case for case in record["cases"] if case.get("merging"))
+    text += (
+        f"\nFrom decoded pixels to probabilities, preprocessing included; {NUM_EDGE_PHOTOS} photos a turn, sides in turn, in processes of their own; ratios of medians, "
+        f"their range over the turns. Accuracy against torch on {compared['num_images']} photos that the export was not calibrated on; the same answer as torch that merges alike. "
+        f"`--merge auto` took r = {compared['merging']['r']}. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
+        "```sh\nmake peers && .venv-peers/bin/python benchmarks/edge.py ../shared\n```\n"
+    )
+    return text
+
+
 def agreement_with_teacher(agreement: dict[str, Any]) -> float:
     """Return how often the student's answer is the teacher's."""
     answer = "both heads" if "both heads" in agreement["who"] else "student"
@@ -285,6 +310,7 @@ def fill_in(path: Path, text: str) -> None:
     path.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
 
 
+NUM_EDGE_PHOTOS = 20
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 SECTIONS = {
     "timed_training-*.json": timed_training,
@@ -292,6 +318,7 @@ SECTIONS = {
     "frozen_head.json": frozen_head,
     "distillation.json": distillation,
     "comparison.json": comparison,
+    "edge.json": edge,
     "inspection.json": inspection,
     "training_step.json": training_step,
     "input_pipeline.json": input_pipeline,

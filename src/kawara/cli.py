@@ -1,4 +1,4 @@
-"""The verbs: `kawara train DATA`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, `bench`, …"""
+"""The verbs: `kawara train DATA`, `check`, `evaluate`, `predict`, `inspect`, `compare`, `ablate`, `convert`, `export`, `bench`, …"""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import contextlib
 import difflib
 import errno
 import json
+import os
 import signal
 import sys
 import time
@@ -16,7 +17,7 @@ from typing import Any, NoReturn
 
 STARTED_AT = time.monotonic()
 
-from kawara.errors import KawaraError, UserError  # noqa: E402  the clock of a run starts before torch is imported
+from kawara.errors import KawaraError, ProcessLostError, UserError  # noqa: E402  the clock of a run starts before torch is imported
 
 EPILOG = """\
 start here:
@@ -90,9 +91,24 @@ def build_parser() -> _Parser:
     train.add_argument("--seed", type=int, metavar="N", help="same seed, same model (default 0)")
     train.add_argument("--resume", action="store_true", help="go on with the settings of an interrupted run in --out (default: the latest)")
     train.add_argument("--device", metavar="NAME", help="cpu, cuda or mps (default: the best there is)")
+    train.add_argument(
+        "--devices", type=int, metavar="N", help="train with N processes, each on a GPU of its own; the result stays the same"
+    )
     train.add_argument("--config", metavar="FILE", help="YAML or JSON with any part of the configuration, such as a run's config.yaml")
     train.add_argument("--set", action="append", default=[], metavar="A.B=VALUE", help="change one setting; repeatable")
+    gate = train.add_mutually_exclusive_group()
+    gate.add_argument("--strict", action="store_true", help="stop if `kawara check` finds an error or a warning in DATA")
+    gate.add_argument("--no-check", action="store_true", help="do not look for copies and other things worth a warning in DATA")
     train.add_argument("--print-config", action="store_true", help="print the resolved configuration and leave")
+
+    check = verb("check", "what is wrong with a data set, file by file: faults, copies across splits, classes", CHECK_EPILOG)
+    check.add_argument("data", metavar="DATA", help="as for train")
+    check.add_argument(
+        "--model", metavar="MODEL", help="a model.safetensors or a checkpoint of others: finds labels that are probably wrong"
+    )
+    check.add_argument("--device", metavar="NAME")
+    check.add_argument("--out", metavar="DIR", help="a new folder for a page with pictures, check.json and quarantine.csv (default: none)")
+    check.add_argument("--strict", action="store_true", help="exit code 2 if there is an error or a warning")
 
     evaluate = verb("evaluate", "measure a model on labelled images, with 95 % intervals", EVALUATE_EPILOG)
     evaluate.add_argument("model", metavar="MODEL", help="a model.safetensors, or an exported .onnx or .xml")
@@ -118,6 +134,8 @@ def build_parser() -> _Parser:
     predict.add_argument("images", nargs="+", metavar="FILE|FOLDER|GLOB|-", help="images; - reads paths from stdin, one a line")
     predict.add_argument("--top", type=int, default=5, metavar="K", help="how many classes to list (default 5)")
     predict.add_argument("--csv", action="store_true", help="print CSV on stdout")
+    predict.add_argument("--out", metavar="DIR", help="write Parquet files into DIR; the same command goes on where it was interrupted")
+    predict.add_argument("--engine", default="local", choices=["local", "ray"], help="with --out: here (default), or on all that Ray has")
     predict.add_argument("--device", metavar="NAME")
     predict.add_argument("--batch-size", type=int, default=64, metavar="N")
 
@@ -176,9 +194,27 @@ def build_parser() -> _Parser:
         help="onnx (default): one file; openvino: .xml and .bin; torch: .pt2; web: a folder with a page that runs the model in a browser",
     )
     export.add_argument("--out", metavar="FILE|DIR", help="where to (default: beside MODEL)")
-    export.add_argument("--precision", default="fp32", choices=["fp32", "fp16"], help="fp16: weights in half precision, half the size")
+    export.add_argument(
+        "--precision",
+        default="fp32",
+        choices=["fp32", "fp16", "int8"],
+        help="fp16: weights in half precision, half the size; int8: layers in whole numbers, a third of the size, faster; needs --data",
+    )
     export.add_argument("--data", metavar="DATA", help="labelled images, as for evaluate, on which accuracy is compared with torch")
     export.add_argument("--max-drop", type=float, default=0.5, metavar="N", help="points of top-1 accuracy that may be lost (default 0.5)")
+    export.add_argument(
+        "--calibrate",
+        metavar="DATA",
+        help="for int8: images to measure ranges on (default: the train part of DATA, else a share set aside)",
+    )
+    export.add_argument(
+        "--fallback",
+        choices=["mixed", "none"],
+        help="for int8 that loses too much: mixed (default) leaves the worst layers in float; none refuses it",
+    )
+    export.add_argument(
+        "--weight-bits", type=int, choices=[7, 8], help="for int8: 7 for CPUs of x86 without VNNI (default: what this CPU needs)"
+    )
     export.add_argument(
         "--runtime",
         metavar="ADDRESS|DIR",
@@ -245,10 +281,26 @@ examples:
   kawara train photos/ --pretrained hub:facebook/dinov2-small --freeze backbone    only a new head, in seconds
   kawara train photos/ --recipe deit --model vit_small_16 --image-size 224 --epochs 300
   kawara train photos/ --set optimizer.lr=0.001 --set augment.flip=0
+  kawara train photos/ --devices 4                       four processes, a GPU each: the same result sooner
+  torchrun --nnodes 2 --nproc-per-node 4 -m kawara train photos/         several machines
   kawara train photos/ --resume                          after an interruption; with --out the same command goes on by itself
 
 A folder may hold train/, val/ and test/, or just one sub-folder a class: then kawara holds out images by their content,
 so that the parts never move.
+"""
+
+CHECK_EPILOG = """\
+examples:
+  kawara check photos/                            what was found, and what is done about it
+  kawara check photos/ --out photos-checked       the same as a page: open photos-checked/report.html
+  kawara check photos/ --strict && kawara train photos/
+  kawara check photos/ --model deit_tiny.safetensors      also labels that are probably wrong, by the model's features
+
+errors     the file is quarantined: not used, not replaced, not counted
+warnings   it is used, but the result may mean less than it seems: copies in train and test, two labels for one picture
+notes      it is used: turned upright, converted, first picture taken
+
+The same is looked for before every training.
 """
 
 EVALUATE_EPILOG = """\
@@ -288,6 +340,7 @@ examples:
   kawara predict model.safetensors photo.jpg
   kawara predict model.safetensors photos/ --csv > answers.csv
   find . -name '*.jpg' | kawara predict model.safetensors - --json
+  kawara predict model.safetensors archive/ --engine ray --out labels      millions of images, on all cores, GPUs or a cluster
 """
 
 INSPECT_EPILOG = """\
@@ -318,6 +371,7 @@ examples:
   kawara export runs/photos-1/model.safetensors --to openvino --precision fp16   model.xml and model.bin, half the size
   kawara export runs/photos-1/model.safetensors --to web                         model-web/, a page for browsers
   kawara export runs/photos-1/model.safetensors --merge auto --data photos/      a faster ViT: tokens that are alike become one
+  kawara export runs/photos-1/model.safetensors --precision int8 --data photos/  layers in int8, calibrated on the training images
   kawara predict runs/photos-1/model.onnx new/*.jpg                              as with the model file
 
 The graph takes raw uint8 images (batch, height, width, channels) of any size and gives probabilities: resize, crop and colours are inside.
@@ -367,6 +421,7 @@ def main(arguments: list[str] | None = None) -> int:
         if code and "--json" in (sys.argv[1:] if arguments is None else arguments):
             print(json.dumps({"error": "UsageError", "message": "the command line cannot be understood; stderr says why"}))
         return code
+    options.command_line = sys.argv[1:] if arguments is None else arguments
     if options.version:
         from kawara import __version__
 
@@ -387,6 +442,8 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:
         sys.stderr.close()
         return 0
+    except ProcessLostError as error:  # whoever started both knows what ended the other
+        return error.exit_code if "KAWARA_STARTED_BY_DEVICES" in os.environ else _fail(options, error, error.exit_code)
     except KawaraError as error:
         return _fail(options, error, error.exit_code)
     except Exception as error:
@@ -420,7 +477,7 @@ def _terminated_as_by_ctrl_c() -> Iterator[None]:
 
 
 def _fail(options: argparse.Namespace, error: BaseException, code: int) -> int:
-    prefix = "kawara" if code == 2 else "kawara: this is our mistake, please report it"
+    prefix = "kawara" if isinstance(error, UserError) else "kawara: this is our mistake, please report it"
     print(f"{prefix}: {error}", file=sys.stderr)
     if options.json:
         report: dict[str, Any] = {"error": type(error).__name__, "message": str(error)}

@@ -10,7 +10,8 @@
     │   ├── RunFolderError      a run folder that exists, is busy or cannot be written
     │   ├── OutOfMemoryError    a batch that does not fit; says which would
     │   ├── DivergedError       the loss is not finite; names step, files and layer
-    │   └── HopelessError       a run that learns nothing; names the reason and the command that mends it
+    │   ├── HopelessError       a run that learns nothing; names the reason and the command that mends it
+    │   └── ProcessLostError    another process of the same training has gone
     └── InternalError           our mistake
 
 A message has up to four parts: what is wrong, what was got, what is allowed, and the remedy.
@@ -70,10 +71,10 @@ class DataError(UserError):
 
 
 class DecodeError(DataError):
-    """One image file that cannot be decoded."""
+    """One image file that cannot be decoded. `kind` is the reason in one word: empty, truncated, damaged, not-an-image, …"""
 
-    def __init__(self, path: str, reason: str, *, remedy: str | None = None):
-        self.path, self.reason = path, reason
+    def __init__(self, path: str, reason: str, *, kind: str = "damaged", remedy: str | None = None):
+        self.path, self.reason, self.kind = path, reason, kind
         super().__init__(f"{path}: {reason}", remedy=remedy)
 
 
@@ -95,3 +96,16 @@ class DivergedError(UserError):
 
 class HopelessError(UserError):
     """A run that learns nothing and was stopped."""
+
+
+class ProcessLostError(UserError):
+    """Another process of the same training has gone; what ended that one is the reason."""
+
+    exit_code = 75
+
+    def __init__(self, reason: object):
+        super().__init__(
+            "Another process of this training has gone.",
+            got=reason,
+            remedy="the same command with --resume, on as many processes as you like",
+        )

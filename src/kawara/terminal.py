@@ -33,7 +33,11 @@ def run(options: argparse.Namespace, *, started_at: float) -> int:
 
 def _train(options: argparse.Namespace, started_at: float) -> int:
     from kawara import verbs
+    from kawara.training.distributed import joined
+    from kawara.training.launching import is_to_be_launched, launch
 
+    if is_to_be_launched(options.devices) and not options.print_config:
+        return launch(options.command_line, options.devices, device=options.device)
     request = verbs.TrainRequest(
         data=options.data,
         model=options.model,
@@ -50,16 +54,20 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
         device=options.device,
         config=options.config,
         settings=parse_assignments(options.set),
+        check="strict" if options.strict else "off" if options.no_check else "on",
     )
-    with Reporter() as reporter:
-        if options.print_config:
+    if options.print_config:
+        with Reporter() as reporter:
             config = verbs.resolve(request, reporter)
-            if options.json:
-                _print_json(to_dict(config))
-            else:
-                print(to_yaml(config), end="")
-            return 0
-        result = verbs.run_training(request, reporter, started_at=started_at)
+        if options.json:
+            _print_json(to_dict(config))
+        else:
+            print(to_yaml(config), end="")
+        return 0
+    with joined(options.device) as world, Reporter(quiet=not world.is_first) as reporter:
+        result = verbs.run_training(request, reporter, started_at=started_at, world=world)
+    if not world.is_first:
+        return 130 if result.interrupted else 0
     if options.json:
         _print_json(result.to_dict())
         return 130 if result.interrupted else 0
@@ -69,6 +77,29 @@ def _train(options: argparse.Namespace, started_at: float) -> int:
     print(f"\nmodel   {result.model_path}\nreport  {result.folder / 'report.html'}\ntime    {format_seconds(result.seconds)}")
     print(f"\nnext:  {_program()} predict {result.model_path} YOUR_IMAGES")
     return 0
+
+
+def _check(options: argparse.Namespace, started_at: float) -> int:
+    from kawara import verbs
+    from kawara.report.check_wording import NEAR_SEARCH
+    from kawara.report.tables import findings_table
+
+    with Reporter() as reporter:
+        found = verbs.check(options.data, model=options.model, out=options.out, device=options.device, reporter=reporter)
+    code = 2 if options.strict and not found.is_clean else 0
+    if options.json:
+        _print_json(found.to_dict())
+        return code
+    gate = found.gate
+    if gate.findings:
+        _stdout().print(findings_table(gate))
+        print()
+    sizes = ", ".join(f"{name} {size:,}" for name, size in found.splits.items())
+    print(f"{found.description} ({sizes})\n{NEAR_SEARCH[gate.near_search].en}")
+    counts = ", ".join(f"{count:,} {severity if count == 1 else severity + 's'}" for severity, count in gate.counts().items())
+    print(f"{gate.num_files:,} files: {gate.num_images:,} images are used, {len(gate.quarantined):,} are quarantined; {counts}")
+    print(f"\nreport  {found.report}" if found.report else "\n--out DIR writes all of it as a page with pictures; --json prints it")
+    return code
 
 
 def _evaluate(options: argparse.Namespace, started_at: float) -> int:
@@ -111,8 +142,12 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
         raise UserError("--json and --csv exclude each other.", remedy="one of them")
     if options.top < 1:
         raise UserError("--top is at least 1.", got=options.top)
-    predictor = load(options.model, device=options.device)
+    if options.engine != "local" and not options.out:
+        raise UserError(f"--engine {options.engine} writes Parquet files.", remedy="--out DIR")
     files = expand(line.rstrip("\n") for line in sys.stdin if line.strip()) if options.images == ["-"] else expand(options.images)
+    if options.out:
+        return _label(options, files)
+    predictor = load(options.model, device=options.device)
     writer = csv.writer(sys.stdout)
     failed = 0
 
@@ -151,6 +186,31 @@ def _predict(options: argparse.Namespace, started_at: float) -> int:
     if failed:
         print(f"kawara: {failed} of {len(files)} files could not be read.", file=sys.stderr)
     return 2 if failed else 0
+
+
+def _label(options: argparse.Namespace, files: list[str]) -> int:
+    from kawara import verbs
+
+    if options.csv:
+        raise UserError("--csv and --out exclude each other.", remedy="one of them")
+    with Reporter() as reporter:
+        found = verbs.label(
+            options.model,
+            files,
+            options.out,
+            engine=options.engine,
+            top=options.top,
+            batch_size=options.batch_size,
+            device=options.device,
+            reporter=reporter,
+        )
+    if options.json:
+        _print_json(found.to_dict())
+    else:
+        print(f"{found.num_files - found.failed} of {found.num_files} images labelled in {found.folder}, {found.num_parts} Parquet files")
+    if found.failed:
+        print(f"kawara: {found.failed} of {found.num_files} files could not be read; the column error says why.", file=sys.stderr)
+    return 2 if found.failed else 0
 
 
 def _compare(options: argparse.Namespace, started_at: float) -> int:
@@ -317,6 +377,9 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             max_drop=options.max_drop,
             runtime=options.runtime,
             merge=options.merge,
+            calibrate=options.calibrate,
+            fallback=options.fallback,
+            weight_bits=options.weight_bits,
             reporter=reporter,
         )
     certificate = exported.certificate
@@ -327,6 +390,8 @@ def _export(options: argparse.Namespace, started_at: float) -> int:
             print(f"wrote   {path}")
         print(f"wrote   {exported.certificate_path}")
         print(_certificate_line(certificate))
+        if certificate.int8 is not None:
+            print("\n".join(_int8_lines(certificate.int8)))
         if options.to == "web" and certificate.accepted:
             print(f"\nTo try it: python -m http.server -b 127.0.0.1 -d {exported.files[0]}, and open http://127.0.0.1:8000")
     for reason in certificate.refused:
@@ -346,7 +411,27 @@ def _certificate_line(certificate: Certificate) -> str:
         parts.append(f"top-1 {after['top1']:.2%} ({low:.2%} – {high:.2%}), torch {before['top1']:.2%}")
     before, after = certificate.latency["torch"], certificate.latency["export"]
     parts.append(f"p50 {after['p50_ms']:.1f} ms, p95 {after['p95_ms']:.1f}, torch {before['p50_ms']:.1f}, {before['p95_ms']:.1f}")
+    if "fp32" in certificate.latency:
+        parts.append(f"{certificate.latency['speedup']:.2f} times as fast as fp32 ({certificate.latency['fp32']['p50_ms']:.1f} ms)")
     return " · ".join(parts)
+
+
+def _int8_lines(record: dict[str, Any]) -> list[str]:
+    """Return what there is to say of an int8 export: what was chosen, what stayed in float, which layers are to blame."""
+    chosen = next(variant for variant in record["variants"] if variant["chosen"])
+    calibration, kept = record["calibration"], record["float_layers"]
+    smoothing = "SmoothQuant, " if chosen["smoothing"] else ""
+    lines = [
+        f"int8    {record['num_layers'] - len(kept)} of {record['num_layers']} layers, weights of {record['weight_bits']} bits, {smoothing}"
+        f"ranges by {chosen['ranges']} on {calibration['num_images']} images ({calibration['images']})"
+    ]
+    if kept:
+        lines.append(f"float   {', '.join(kept)}")
+    lines += [
+        f"blame   {damage['layer']}: KL {damage['kl']:.2g}, SNR {damage['snr_db']:.1f} dB, same answer {damage['agreement']:.1%}"
+        for damage in (record["layers"] or [])[:5]
+    ]
+    return lines
 
 
 def _bench(options: argparse.Namespace, started_at: float) -> int:
@@ -464,6 +549,7 @@ def _doctor(options: argparse.Namespace, started_at: float) -> int:
 
 _VERBS = {
     "train": _train,
+    "check": _check,
     "evaluate": _evaluate,
     "predict": _predict,
     "compare": _compare,

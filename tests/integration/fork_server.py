@@ -21,7 +21,7 @@ from typing import Any
 import torch
 
 import kawara.terminal
-import kawara.verbs.training
+import kawara.training.distributed
 from kawara import files
 from kawara.cli import main
 from kawara.data.pixel_file import NewPixelFile
@@ -72,7 +72,7 @@ def stop_at(at: str, count: int, half: bool = False, delay: float = 0.0, signals
     before(files, "_to_disk", lambda folder: "after a file")
     before(Journal, "write", lambda journal, what, *_: f"journal: {what}", halve_journal)
     before(NewPixelFile, "append", lambda *_: "decoding", halve_pixels)
-    before(kawara.verbs.training, "classify", lambda *_: "evaluation" if _in_finish() else "validation")
+    before(kawara.training.distributed, "classify", lambda *_: "evaluation" if _in_finish() else "validation")
 
 
 def _in_finish() -> bool:

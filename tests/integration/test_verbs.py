@@ -54,7 +54,7 @@ def test_a_run_folder_holds_everything(run):
     names = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     assert names == {
         "config.yaml", "environment.json", "inputs.json", "journal.jsonl", "checkpoints/last.safetensors", "checkpoints/best.safetensors",
-        "curves.png", "model.safetensors", "metrics.json", "report.html",
+        "curves.png", "model.safetensors", "metrics.json", "report.html", "check.json", "quarantine.csv",
     }  # fmt: skip
     with Image.open(run / "curves.png") as picture:
         assert picture.width > 300

@@ -1,8 +1,9 @@
 """Decode every image file once and keep the pixels: small ones in memory, others in a memory-mapped file.
 
-One pass over the files reads each once and gives its digest, its pixels (shrunk to what the model can use) and, for files that cannot
-be used, the reason. The result is one file in the cache folder (see `pixel_file`). Its name is a digest of what went in (every file's
-name, size and times or checksum; the colour and geometry kept; the decoder's version): when a file changes, the name does.
+One pass over the files reads each once and gives its digest, its pixels (shrunk to what the model can use), what is unusual about it, a
+signature by which copies are found, and, for files that cannot be used, the reason. The result is one file in the cache folder (see
+`pixel_file`). Its name is a digest of what went in (every file's name, size and times or checksum; the colour and geometry kept; the
+decoder's version): when a file changes, the name does.
 """
 
 from __future__ import annotations
@@ -22,32 +23,50 @@ import numpy.typing as npt
 import torch
 
 from kawara.data.decode import DECODER_VERSION, ImageU8, decode
+from kawara.data.duplicates import SIGNATURE_BYTES, is_blank, sign
 from kawara.data.listing import Record
-from kawara.data.pixel_file import SUFFIX, NewPixelFile, PixelIndex, bound_of, create, evict, read_index
+from kawara.data.pixel_file import SUFFIX, Failure, NewPixelFile, PixelIndex, bound_of, create, evict, read_index
 from kawara.data.pools import worker_pool
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.stores import DecodingStore, ImageStore, MappedStore, TensorStore
+from kawara.data.traits import NO_TRAITS, Trait, examine
 from kawara.errors import DecodeError
 
 ProgressCallback = Callable[[int, int, str], None]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 SMALL_SIDE_PX = 64
 MAX_BYTES_IN_MEMORY = 2_000_000_000
+UNREADABLE = "unreadable"
 
 
 @dataclass(frozen=True)
 class DecodedFiles:
-    """The images of a list of files after the pass. `failures` gives the reason for each position that has no image."""
+    """The images of a list of files after the pass. `failures` gives the reason for each position that has no image.
+
+    `traits`, `original_sizes` and `signatures` are those of the index.
+    """
 
     records: Sequence[Record]
     digests: npt.NDArray[np.uint8]
-    failures: dict[int, str]
+    failures: dict[int, Failure]
     storage: str
     _index: PixelIndex
     _path: Path | None
     _preprocessing: Preprocessing
     _content: list[npt.NDArray[np.uint8]] = field(default_factory=list)
+
+    @property
+    def traits(self) -> npt.NDArray[np.uint16]:
+        return self._index.traits
+
+    @property
+    def original_sizes(self) -> npt.NDArray[np.int32]:
+        return self._index.original_sizes
+
+    @property
+    def signatures(self) -> npt.NDArray[np.uint8]:
+        return self._index.signatures
 
     def store(self, positions: npt.NDArray[np.int64]) -> ImageStore:
         """Return the store of the images at `positions`."""
@@ -95,20 +114,26 @@ def decode_files(
     max_cache_bytes: int | None,
     workers: int,
     progress: ProgressCallback | None,
+    keep_pixels: bool = True,
 ) -> DecodedFiles:
     """Return the decoded images of `records`, from the cache where it holds them.
 
     `max_cache_bytes` bounds the pixels kept and the whole cache folder (default: a third of the free space, at most 20 GB). Beyond it,
-    and where the folder cannot be written, images are decoded each time they are needed; `storage` says so.
+    and where the folder cannot be written, images are decoded each time they are needed; `storage` says so. With `keep_pixels=False`
+    only what is known of the files is kept.
     """
     folder = default_cache_dir() if cache_dir is None else Path(cache_dir)
-    path = folder / (_name(records, preprocessing) + SUFFIX)
+    path = folder / (_name(records, preprocessing, keep_pixels) + SUFFIX)
     index = read_index(path)
-    if index is not None and _is_still_right(index, records, preprocessing.channels, bound_of(folder, max_cache_bytes)):
+    if index is not None and _is_still_right(
+        index, records, preprocessing.channels, bound_of(folder, max_cache_bytes) if keep_pixels else -1
+    ):
         with contextlib.suppress(OSError):
             os.utime(path)  # the least recently used goes first
         return _decoded(records, index, path, preprocessing)
     file = create(path, max_cache_bytes)
+    if not keep_pixels:
+        file.problem = file.problem or "only their signatures are kept"
     try:
         index = _build(records, preprocessing, file, workers, progress)
         is_kept = file.finish(index)
@@ -150,9 +175,9 @@ def _fits_in_memory(index: PixelIndex, channels: int) -> bool:
     return _num_bytes(index, channels) <= MAX_BYTES_IN_MEMORY
 
 
-def _name(records: Sequence[Record], preprocessing: Preprocessing) -> str:
+def _name(records: Sequence[Record], preprocessing: Preprocessing, keep_pixels: bool) -> str:
     kept = (preprocessing.color, preprocessing.resize, preprocessing.image_size, preprocessing.crop_fraction, preprocessing.interpolation)
-    digest = hashlib.sha256(repr((FORMAT_VERSION, DECODER_VERSION, kept)).encode())
+    digest = hashlib.sha256(repr((FORMAT_VERSION, DECODER_VERSION, kept, keep_pixels)).encode())
     digest.update("\n".join(f"{record.key}\0{record.stamp}" for record in records).encode("utf-8", "surrogateescape"))
     return digest.hexdigest()[:32]
 
@@ -162,17 +187,28 @@ def _build(
 ) -> PixelIndex:
     """Make the pass: append the pixels to `file`, return what is known of every record."""
     count = len(records)
-    index = PixelIndex(np.zeros(count, np.int64), np.zeros((count, 2), np.int32), np.zeros((count, 32), np.uint8), {}, [])
+    index = PixelIndex(
+        offsets=np.zeros(count, np.int64),
+        sizes=np.zeros((count, 2), np.int32),
+        digests=np.zeros((count, 32), np.uint8),
+        traits=np.zeros(count, np.uint16),
+        original_sizes=np.zeros((count, 2), np.int32),
+        signatures=np.zeros((count, SIGNATURE_BYTES), np.uint8),
+        failures={},
+        unreadable=[],
+    )
     position = 0
     for chunk in _decoded_chunks(records, _Decoder(preprocessing), workers):
-        for digest, image_u8, failure, is_unreadable in chunk:
-            index.digests[position] = np.frombuffer(digest, np.uint8)
-            if image_u8 is not None:
-                index.sizes[position] = image_u8.shape[:2]
-                index.offsets[position] = file.append(image_u8)
+        for found in chunk:
+            index.digests[position] = np.frombuffer(found.digest, np.uint8)
+            if isinstance(found, _Seen):
+                index.sizes[position] = found.image_u8.shape[:2]
+                index.offsets[position] = file.append(found.image_u8)
+                index.traits[position], index.original_sizes[position] = found.traits, found.original_size
+                index.signatures[position] = found.signature
             else:
-                index.failures[position] = failure
-                if is_unreadable:
+                index.failures[position] = found.failure
+                if found.failure.kind == UNREADABLE:
                     index.unreadable.append(position)
             position += 1
         if progress is not None:
@@ -180,7 +216,24 @@ def _build(
     return index
 
 
-_Result = tuple[bytes, ImageU8 | None, str, bool]
+@dataclass
+class _Seen:
+    """What the pass found in a file that can be used."""
+
+    digest: bytes
+    image_u8: ImageU8
+    traits: Trait
+    original_size: tuple[int, int]
+    signature: ImageU8 = field(default_factory=lambda: np.zeros(SIGNATURE_BYTES, np.uint8))
+
+
+@dataclass(frozen=True)
+class _Refused:
+    digest: bytes
+    failure: Failure
+
+
+_Result = _Seen | _Refused
 
 
 def _decoded_chunks(records: Sequence[Record], decoder: _Decoder, workers: int) -> Iterator[list[_Result]]:
@@ -204,11 +257,16 @@ def _decode_chunk(records: Sequence[Record], decoder: _Decoder) -> list[_Result]
         try:
             data = record.read()
             digest = hashlib.sha256(data).digest()
-            results.append((digest, decoder(record, data), "", False))
+            image_u8 = decoder(record, data)
+            results.append(_Seen(digest, image_u8, *examine(data, record.key)))
         except DecodeError as error:
-            results.append((digest, None, error.reason, False))
+            results.append(_Refused(digest, Failure(error.kind, error.reason)))
         except OSError as error:
-            results.append((digest, None, f"cannot be read ({error.strerror or error})", True))
+            results.append(_Refused(digest, Failure(UNREADABLE, f"cannot be read ({error.strerror or error})")))
+    seen = [found for found in results if isinstance(found, _Seen)]
+    for found, signature in zip(seen, sign([found.image_u8 for found in seen])):
+        found.signature = signature
+        found.traits |= Trait.BLANK if is_blank(found.image_u8, signature) else NO_TRAITS
     return results
 
 

@@ -35,6 +35,9 @@ Color = Literal["rgb", "grey"]
 # Part of every cache file's name: raise it when the pixels made from the same bytes change.
 DECODER_VERSION = 1
 MAX_PIXELS = 200_000_000
+# No photo or drawing packs 2,000 pixels into a byte (a 1-bit page of text has about 500); 40 bytes of WebP can claim 200 megapixels.
+_BOMB_PIXELS, _BOMB_PIXELS_PER_BYTE = 16_000_000, 2_000
+_STRIP_PIXELS = 16_000_000
 # No EPS or WMF (they start other programs) and no TGA (without a signature, noise passes for it).
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "GIF", "BMP", "DIB", "PPM", "JPEG2000", "AVIF", "ICO", "QOI", "PCX", "SGI")
 _ORIENTATION_TAG = 0x112
@@ -48,18 +51,18 @@ def decode(data: bytes, name: str, *, color: Color = "rgb", min_side: int | None
     The same bytes, `color` and `min_side` always give the same pixels. Raises DecodeError naming `name` and the reason.
     """
     if not data:
-        raise DecodeError(name, "the file is empty (0 bytes)")
+        raise DecodeError(name, "the file is empty (0 bytes)", kind="empty")
     try:
         pixels = _decode_with_simplejpeg(data, name, color, min_side, max_pixels) if data[:2] == b"\xff\xd8" else None
         return _decode_with_pillow(data, name, color, min_side, max_pixels) if pixels is None else pixels
     except DecodeError:
         raise
     except UnidentifiedImageError:
-        raise DecodeError(name, _what_it_is_instead(data)) from None
+        raise _not_an_image(name, data) from None
     except Image.DecompressionBombError:
         raise _too_many_pixels(name, max_pixels) from None
     except Exception as error:  # Pillow's readers raise OSError, ValueError, SyntaxError, struct.error and others on damaged files
-        raise DecodeError(name, _reason(error)) from None
+        raise _damaged(name, error) from None
 
 
 def to_color(image: Image.Image, color: Color = "rgb") -> ImageU8:
@@ -80,7 +83,7 @@ def _decode_with_simplejpeg(data: bytes, name: str, color: Color, min_side: int 
         return None
     if data.rfind(b"\xff\xd9", scan) < 0:
         if data.endswith(bytes(16)):
-            raise DecodeError(name, "the JPEG is truncated: it ends in zero bytes")
+            raise DecodeError(name, "the JPEG is truncated: it ends in zero bytes", kind="truncated")
         return None
     if simplejpeg is None:
         return None
@@ -89,35 +92,33 @@ def _decode_with_simplejpeg(data: bytes, name: str, color: Color, min_side: int 
         height, width, colorspace = int(header[0]), int(header[1]), header[2]
         if colorspace not in ("YCbCr", "Gray"):
             return None
-        if height * width > max_pixels:
-            raise _too_many_pixels(name, max_pixels, (height, width))
+        _check_size(name, data, (height, width), max_pixels)
         scale = _jpeg_scale(height, width, min_side)
         wanted = (-(-height // scale), -(-width // scale))
         grey = colorspace == "Gray"
         pixels = simplejpeg.decode_jpeg(data, "GRAY" if grey else "RGB", min_height=wanted[0], min_width=wanted[1])
     except ValueError as error:
         if "premature end" in str(error).lower():
-            raise DecodeError(name, "the JPEG is truncated: its image data end early") from None
+            raise DecodeError(name, "the JPEG is truncated: its image data end early", kind="truncated") from None
         return None  # a smaller fault, for instance stray bytes between two markers
     if pixels.shape[:2] != wanted:
         return None
-    orientation = _orientation(Image.open(io.BytesIO(data), formats=("JPEG",))) if has_metadata else 1
+    orientation = orientation_of(Image.open(io.BytesIO(data), formats=("JPEG",))) if has_metadata else 1
     return _upright(_in_color(pixels, color), orientation)
 
 
 def _decode_with_pillow(data: bytes, name: str, color: Color, min_side: int | None, max_pixels: int) -> ImageU8:
     image = Image.open(io.BytesIO(data), formats=FORMATS)
     width, height = image.size
-    if width * height > max_pixels:
-        raise _too_many_pixels(name, max_pixels, (height, width))
-    orientation = _orientation(image)
+    _check_size(name, data, (height, width), max_pixels)
+    orientation = orientation_of(image)
     if image.format in ("JPEG", "MPO"):
         scale = _jpeg_scale(height, width, min_side)
         if scale > 1:
             image.draft(image.mode, (width // scale, height // scale))
     image.load()
     if image.format == "TIFF":  # Pillow's reader may have turned the picture while loading; the tag is gone then
-        orientation = _orientation(image)
+        orientation = orientation_of(image)
     return _upright(_in_color(_to_u8(image), color), orientation)
 
 
@@ -128,11 +129,22 @@ def _to_u8(image: Image.Image) -> ImageU8:
     if image.mode in ("La", "RGBa"):
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, (255, 255, 255, 255)), image).convert("RGB")
+        return _on_white(image)
     if image.mode in ("1", "L"):
         return np.array(image.convert("L"))[..., None]
     return np.array(image.convert("RGB"))
+
+
+def _on_white(image: Image.Image) -> ImageU8:
+    """Return (H, W, 3); a large picture goes in strips, of which each is held four times over."""
+    width, height = image.size
+    pixels = np.empty((height, width, 3), np.uint8)
+    rows = max(1, _STRIP_PIXELS // width)
+    for top in range(0, height, rows):
+        strip = (image if rows >= height else image.crop((0, top, width, min(top + rows, height)))).convert("RGBA")
+        opaque = Image.alpha_composite(Image.new("RGBA", strip.size, (255, 255, 255, 255)), strip)
+        pixels[top : top + rows] = np.asarray(opaque.convert("RGB"))
+    return pixels
 
 
 def _scaled_to_8_bits(values: npt.NDArray[Any], image: Image.Image) -> ImageU8:
@@ -152,7 +164,7 @@ def _scaled_to_8_bits(values: npt.NDArray[Any], image: Image.Image) -> ImageU8:
         num_bits = declared
     else:
         num_bits = 8 if highest < 256 else 12 if highest < 4096 else 16
-    return (values.astype(np.int64) >> (num_bits - 8)).astype(np.uint8)
+    return (values >> (num_bits - 8)).astype(np.uint8)
 
 
 def _in_color(pixels: ImageU8, color: Color) -> ImageU8:
@@ -161,7 +173,7 @@ def _in_color(pixels: ImageU8, color: Color) -> ImageU8:
     return pixels if pixels.shape[2] == 1 else to_grey(pixels)
 
 
-def _orientation(image: Image.Image) -> int:
+def orientation_of(image: Image.Image) -> int:
     """Return the EXIF orientation 1–8; damaged metadata count as none."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
@@ -200,26 +212,36 @@ def _walk_jpeg(data: bytes) -> tuple[int, bool]:
     return -1, has_metadata
 
 
+def _check_size(name: str, data: bytes, size: tuple[int, int], max_pixels: int) -> None:
+    num_pixels = size[0] * size[1]
+    if num_pixels > max_pixels:
+        raise _too_many_pixels(name, max_pixels, size)
+    if num_pixels > _BOMB_PIXELS and num_pixels > _BOMB_PIXELS_PER_BYTE * len(data):
+        raise DecodeError(name, f"a decompression bomb: {size[1]} × {size[0]} pixels out of {len(data):,} bytes", kind="too-large")
+
+
 def _too_many_pixels(name: str, max_pixels: int, size: tuple[int, int] | None = None) -> DecodeError:
     shown = f"{size[1]} × {size[0]} pixels" if size else "far more pixels"
-    return DecodeError(name, f"{shown}, more than the limit of {max_pixels / 1e6:g} megapixels", remedy="scale the image down first")
+    return DecodeError(
+        name, f"{shown}, more than the limit of {max_pixels / 1e6:g} megapixels", kind="too-large", remedy="scale the image down first"
+    )
 
 
-def _what_it_is_instead(data: bytes) -> str:
+def _not_an_image(name: str, data: bytes) -> DecodeError:
     start = data[:512].lstrip().lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return "not an image but an HTML page (a download that failed?)"
+        return DecodeError(name, "not an image but an HTML page (a download that failed?)", kind="not-an-image")
     if start.startswith(b"version https://git-lfs"):
-        return "not an image but a Git LFS pointer (run: git lfs pull)"
+        return DecodeError(name, "not an image but a Git LFS pointer (run: git lfs pull)", kind="not-an-image")
     if data[4:8] == b"ftyp" and data[8:12] in (b"heic", b"heix", b"mif1", b"hevc"):
-        return "a HEIC image, which is not supported (convert it to JPEG)"
+        return DecodeError(name, "a HEIC image, which is not supported (convert it to JPEG)", kind="unsupported")
     if not data.strip(b"\0"):
-        return "not an image: it holds nothing but zero bytes"
-    return "not an image, or a damaged one: no known format starts like this"
+        return DecodeError(name, "not an image: it holds nothing but zero bytes", kind="not-an-image")
+    return DecodeError(name, "not an image, or a damaged one: no known format starts like this", kind="not-an-image")
 
 
-def _reason(error: Exception) -> str:
+def _damaged(name: str, error: Exception) -> DecodeError:
     text = str(error) or type(error).__name__
     if "truncated" in text.lower():
-        return f"the image is truncated ({text.removeprefix('image file is truncated ').strip('()')})"
-    return f"the image is damaged or of an unsupported kind ({text})"
+        return DecodeError(name, f"the image is truncated ({text.removeprefix('image file is truncated ').strip('()')})", kind="truncated")
+    return DecodeError(name, f"the image is damaged or of an unsupported kind ({text})")

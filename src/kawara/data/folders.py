@@ -28,6 +28,7 @@ from kawara.data.listing import (
     has_image_suffix,
     is_hidden,
     parse_class_names,
+    printable,
     sorted_classes,
     split_word,
 )
@@ -48,9 +49,11 @@ class TreeFile:
 def list_folder(root: Path) -> Listing:
     """List an image folder. Raises DataError when it is no data set."""
     skipped: list[SkippedFile] = []
-    files = list(_walk(root, skipped))
+    hidden: list[str] = []
+    files = list(_walk(root, skipped, hidden))
     empty = _empty_folders(root)
-    return _from_tree(files, skipped, spec=str(root), kind="image folder", names=class_names_beside(root), empty=empty)
+    names = class_names_beside(root)
+    return _from_tree(files, skipped, spec=str(root), kind="image folder", names=names, empty=empty, hidden=hidden)
 
 
 def list_zips(paths: list[Path], spec: Path) -> Listing:
@@ -58,9 +61,12 @@ def list_zips(paths: list[Path], spec: Path) -> Listing:
     sources = [ZipSource(path) for path in paths]
     skipped: list[SkippedFile] = []
     files: list[TreeFile] = []
+    hidden: list[str] = []
     names = class_names_beside(spec if spec.is_dir() else spec.parent)
     for source in sources:
         members = [(tuple(name.replace("\\", "/").split("/")), name) for name in source.members if not _is_hidden_member(name)]
+        if len(members) < len(source.members):
+            hidden += [f"{source.path.name}/{name}" for name in source.members if _is_hidden_member(name)]
         top = _stem_folder(source.path.stem, [parts for parts, _ in members]) if len(sources) > 1 else None
         repeats_top = top is not None and all(len(parts) > 1 and parts[0].lower() == top.lower() for parts, _ in members)
         for parts, name in members:
@@ -71,7 +77,7 @@ def list_zips(paths: list[Path], spec: Path) -> Listing:
             if parts[-1] == "classes.json" and names is None:
                 names = parse_class_names(source.read(name).decode("utf-8-sig"), f"{source.path}/{name}")
     kind = "zip of an image folder" if len(sources) == 1 else "folder of zips"
-    return _from_tree(files, skipped, spec=str(spec), kind=kind, names=names, empty=[])
+    return _from_tree(files, skipped, spec=str(spec), kind=kind, names=names, empty=[], hidden=hidden)
 
 
 def _is_hidden_member(name: str) -> bool:
@@ -88,8 +94,8 @@ def _stem_folder(stem: str, members: list[tuple[str, ...]]) -> str:
     return stem
 
 
-def _walk(root: Path, skipped: list[SkippedFile]) -> Iterator[TreeFile]:
-    """Yield the files below `root`; links to folders are followed, each folder once."""
+def _walk(root: Path, skipped: list[SkippedFile], hidden: list[str]) -> Iterator[TreeFile]:
+    """Yield the files below `root`; links to folders are followed, each folder once. What is not yielded is added to the two lists."""
     source = FolderSource(str(root))
     seen: set[tuple[int, int]] = set()
     stack: list[tuple[str, ...]] = [()]
@@ -99,28 +105,32 @@ def _walk(root: Path, skipped: list[SkippedFile]) -> Iterator[TreeFile]:
         try:
             status = os.stat(folder)
             if (status.st_dev, status.st_ino) in seen:
-                skipped.append(SkippedFile("/".join(parts), "a link to a folder that is listed already"))
+                skipped.append(SkippedFile(printable("/".join(parts)), "a link to a folder that is listed already", "linked-twice"))
                 continue
             seen.add((status.st_dev, status.st_ino))
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError as error:
-            skipped.append(SkippedFile("/".join(parts) or str(root), f"the folder cannot be read ({error.strerror})"))
+            skipped.append(
+                SkippedFile(printable("/".join(parts) or str(root)), f"the folder cannot be read ({error.strerror})", "unreadable")
+            )
             continue
         for entry in entries:
-            if is_hidden(entry.name):
-                continue
             here = (*parts, entry.name)
-            name = "/".join(here)
-            if entry.is_dir():
-                stack.append(here)
+            member = "/".join(here)
+            name = printable(member)
+            if is_hidden(entry.name):
+                hidden.append(name)
                 continue
             try:
+                if entry.is_dir():  # raises for a link to itself
+                    stack.append(here)
+                    continue
                 stamp = file_stamp(entry.stat())
             except OSError as error:
                 reason = "a broken link" if entry.is_symlink() else f"cannot be read ({error.strerror})"
-                skipped.append(SkippedFile(name, reason))
+                skipped.append(SkippedFile(name, reason, "broken-link" if entry.is_symlink() else "unreadable"))
                 continue
-            yield TreeFile(here, source, name, stamp, name)
+            yield TreeFile(tuple(name.split("/")), source, member, stamp, name)
 
 
 def _empty_folders(root: Path) -> list[tuple[str, ...]]:
@@ -141,6 +151,7 @@ def _from_tree(
     kind: str,
     names: dict[str, str] | None,
     empty: list[tuple[str, ...]],
+    hidden: list[str],
 ) -> Listing:
     images, others = [], []
     for file in files:
@@ -159,9 +170,9 @@ def _from_tree(
         parts = file.parts[depth:]
         split = split_of.get(parts[0]) if len(parts) > 1 else None
         if has_splits and split is None:
-            skipped.append(SkippedFile(file.place, "lies outside the folders train, val and test"))
+            skipped.append(SkippedFile(file.place, "lies outside the folders train, val and test", "misplaced"))
         elif len(parts) < (3 if has_splits else 2):
-            skipped.append(SkippedFile(file.place, "lies outside any class folder"))
+            skipped.append(SkippedFile(file.place, "lies outside any class folder", "misplaced"))
         else:
             records.append(Record(file.place, parts[1 if has_splits else 0], split, file.source, file.member, file.stamp))
     if not records:
@@ -172,13 +183,14 @@ def _from_tree(
         )
     for file in others:
         if len(file.parts) > depth + 1:
-            skipped.append(SkippedFile(file.place, "not an image by its suffix"))
+            skipped.append(SkippedFile(file.place, "not an image by its suffix", "other-file"))
     keys = sorted_classes(record.label for record in records)
-    listing = Listing(spec, kind, keys, display_names(keys, names), records, skipped=skipped)
+    listing = Listing(spec, kind, keys, display_names(keys, names), records, skipped=skipped, hidden=sorted(hidden))
     level = depth + (1 if has_splits else 0)
     for parts in empty:
         if len(parts) == level + 1:
             listing.notes.append(f"The class folder {'/'.join(parts)} is empty.")
+            listing.empty_classes.append("/".join(parts))
     return listing
 
 

@@ -57,7 +57,7 @@ def list_hub(name: str) -> Listing:
             continue
         for row, label in enumerate(labels):
             if label is None or label == -1:  # how `datasets` marks a row without a label
-                skipped.append(SkippedFile(f"{split_name}[{row}]", "has no label"))
+                skipped.append(SkippedFile(f"{split_name}[{row}]", "has no label", "no-label"))
                 continue
             text = names[label] if names is not None else str(label)
             records.append(Record(f"{split_name}[{row}]", text, split, source, str(row), stamp))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,10 +37,11 @@ _SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini", "__macosx", "icon\r"))
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """A file that is no part of the data set, and why."""
+    """A file that is no part of the data set, and why: in a sentence, and in one word."""
 
     path: str
     reason: str
+    kind: str = "left-out"
 
 
 class ByteSource(Protocol):
@@ -83,7 +85,8 @@ class Listing:
     """The content of a data set: either `records` (files) or `arrays`.
 
     `class_keys` are the names in the source, in the order of the labels; `class_names` are those shown to people.
-    `notes` are remarks worth a line on the screen.
+    `notes` are remarks worth a line on the screen. `hidden` are the system's own files, which are passed over; `empty_classes` are
+    class folders with nothing in them.
     """
 
     spec: str
@@ -94,6 +97,8 @@ class Listing:
     arrays: list[ArrayPart] = field(default_factory=list)
     skipped: list[SkippedFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    hidden: list[str] = field(default_factory=list)
+    empty_classes: list[str] = field(default_factory=list)
 
     @property
     def num_images(self) -> int:
@@ -114,6 +119,16 @@ def split_word(name: str) -> str | None:
 def is_hidden(name: str) -> bool:
     """Tell whether `name` is a file of the system's own (.DS_Store, ._photo.jpg, Thumbs.db, __MACOSX)."""
     return name.startswith(".") or name.lower() in _SYSTEM_FILES
+
+
+def printable(name: str) -> str:
+    """Return `name` for people: control characters, and bytes that are no UTF-8, become \\x1b, \\udce3."""
+    if name.isprintable():
+        return name
+    return "".join(
+        letter if letter.isprintable() or unicodedata.category(letter) == "Zs" else letter.encode("unicode_escape").decode()
+        for letter in name
+    )
 
 
 def has_image_suffix(name: str) -> bool:

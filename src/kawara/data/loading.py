@@ -24,6 +24,7 @@ from kawara.data.augment import Augmentation
 from kawara.data.pools import num_cores, worker_pool
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.sampling import SamplerConfig, epoch_order, epoch_size
+from kawara.data.sharing import WHOLE, Share
 from kawara.data.sources import ImageSplit
 from kawara.errors import ConfigError, InternalError, KawaraError
 
@@ -36,17 +37,27 @@ _BATCHES_AHEAD = 2
 
 @dataclass(frozen=True)
 class Batch:
-    """`images` (B, C, h, w) float32 normalised and `labels` (B,) int64 on the device; `indices` (B,) int64 into the split, on the CPU."""
+    """`images` (B, C, h, w) float32 normalised and `labels` (B,) int64 on the device; `indices` (B,) int64 into the split, on the CPU.
+
+    Where several processes share a batch, these are the rows of one of them, and `shared` holds the indices of all.
+    """
 
     images: Tensor
     labels: Tensor
     indices: Tensor
+    shared: Tensor | None = None
+
+    @property
+    def whole(self) -> Tensor:
+        """The indices of the whole batch, those of other processes included."""
+        return self.indices if self.shared is None else self.shared
 
 
 class TrainLoader:
     """Serve the augmented batches of an epoch.
 
-    With `drop_last` the incomplete last batch of an epoch is left out; a split smaller than one batch is one batch of all.
+    With `drop_last` the incomplete last batch of an epoch is left out; a split smaller than one batch is one batch of all. `share` says
+    which rows of every batch are served.
     """
 
     def __init__(
@@ -60,13 +71,19 @@ class TrainLoader:
         workers: int | None = None,
         device: torch.device | str = "cpu",
         drop_last: bool = True,
+        share: Share = WHOLE,
     ):
         self.split, self.augmentation, self.seed = split, augmentation, seed
         self.sampler = sampler or SamplerConfig()
         self.batch_size = _checked(split, batch_size)
         self.workers = workers or num_cores()
         self.device = torch.device(device)
-        self.drop_last = drop_last
+        self.drop_last, self.share = drop_last, share
+
+    @property
+    def whole_batch(self) -> int:
+        """The number of images of a whole batch, the shares of other processes included."""
+        return min(self.batch_size, epoch_size(len(self.split), self.sampler))
 
     @property
     def num_batches(self) -> int:
@@ -89,7 +106,7 @@ class TrainLoader:
             return self.augmentation.transform(_to_device(images, self.device), epoch, draws[positions], overwrite=True)
 
         steps = [np.arange(i * self.batch_size, min((i + 1) * self.batch_size, len(order))) for i in range(start, self.num_batches)]
-        return _batches(self.split, steps, order, make, finish, self.workers, self.device)
+        return _batches(self.split, steps, order, make, finish, self.workers, self.device, self.share)
 
     def _place(self, indices: Indices, draws: Indices, epoch: int) -> Tensor:
         """Return the crops, uint8 (n, C, h, w)."""
@@ -104,7 +121,7 @@ class TrainLoader:
 
 
 class EvalLoader:
-    """Serve the whole split in order, without augmentation, the incomplete last batch included."""
+    """Serve the whole split in order, without augmentation, the incomplete last batch included; of every batch the rows of `share`."""
 
     def __init__(
         self,
@@ -114,11 +131,12 @@ class EvalLoader:
         batch_size: int,
         workers: int | None = None,
         device: torch.device | str = "cpu",
+        share: Share = WHOLE,
     ):
         self.split, self.preprocessing = split, preprocessing
         self.batch_size = _checked(split, batch_size)
         self.workers = workers or num_cores()
-        self.device = torch.device(device)
+        self.device, self.share = torch.device(device), share
 
     @property
     def num_batches(self) -> int:
@@ -126,6 +144,11 @@ class EvalLoader:
 
     def __len__(self) -> int:
         return self.num_batches
+
+    @property
+    def served(self) -> Indices:
+        """The positions in the split of the images that are served, in their order."""
+        return np.concatenate(_cut(self._steps(), self.share))
 
     def __iter__(self) -> Iterator[Batch]:
         on_cpu = self.device.type == "cpu"
@@ -139,13 +162,17 @@ class EvalLoader:
             return images if on_cpu else normalise(_to_device(images, self.device))
 
         order = np.arange(len(self.split), dtype=np.int64)
-        steps = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
-        return _batches(self.split, steps, order, make, finish, self.workers, self.device)
+        return _batches(self.split, self._steps(), order, make, finish, self.workers, self.device, self.share)
+
+    def _steps(self) -> list[Indices]:
+        return np.split(np.arange(len(self.split), dtype=np.int64), range(self.batch_size, len(self.split), self.batch_size))
 
     def _place(self, indices: Indices) -> Tensor:
         tensor = self.split.store.tensor
         if tensor is not None:
-            return self.preprocessing.place_batch(tensor[int(indices[0]) : int(indices[-1]) + 1])
+            in_a_row = int(indices[-1]) - int(indices[0]) + 1 == len(indices)  # then a view of them is enough
+            chosen = slice(int(indices[0]), int(indices[-1]) + 1) if in_a_row else torch.from_numpy(indices)
+            return self.preprocessing.place_batch(tensor[chosen])
         return torch.stack([_guarded(self.split, i, self.preprocessing.place) for i in indices.tolist()])
 
 
@@ -157,8 +184,10 @@ def _batches(
     finish: Callable[[Tensor, Indices], Tensor],
     workers: int,
     device: torch.device,
+    share: Share,
 ) -> Iterator[Batch]:
-    """Yield one batch for each of `steps` (positions in `order`): chunks by `make` on the pool, the whole by `finish` here."""
+    """Yield the share of each of `steps` (positions in `order`) as a batch: chunks by `make` on the pool, the whole by `finish` here."""
+    wholes, steps = steps, _cut(steps, share)
     chunk = CHUNK_OF_FILES if split.store.tensor is None else CHUNK_OF_TENSOR
     waiting: deque[list[Future[Tensor]]] = deque()
     with worker_pool(workers) as pool:
@@ -177,7 +206,11 @@ def _batches(
             images = finish(parts[0] if len(parts) == 1 else torch.cat(parts), step)
             indices = order[step]
             labels = torch.from_numpy(split.labels[indices]).to(device, non_blocking=True)
-            yield Batch(images, labels, torch.from_numpy(indices))
+            yield Batch(images, labels, torch.from_numpy(indices), None if share.size == 1 else torch.from_numpy(order[wholes[number]]))
+
+
+def _cut(steps: list[Indices], share: Share) -> list[Indices]:
+    return steps if share.size == 1 else [step[share.rows(len(step))] for step in steps]
 
 
 def _guarded(split: ImageSplit, index: int, place: Callable[[npt.NDArray[np.uint8]], Tensor]) -> Tensor:

@@ -47,7 +47,7 @@ def list_manifest(path: Path) -> Listing:
         try:
             stamp = file_stamp(os.stat(os.path.join(path.parent, member)))
         except OSError as error:
-            skipped.append(SkippedFile(member, f"named in {path.name}, line {line}, but cannot be read ({error.strerror})"))
+            skipped.append(SkippedFile(member, f"named in {path.name}, line {line}, but cannot be read ({error.strerror})", "missing"))
             continue
         records.append(Record(member, label, split, source, member, stamp))
     if without_split and len(without_split) < len(rows):

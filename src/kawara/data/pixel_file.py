@@ -1,6 +1,6 @@
 """The file in which decoded images are kept.
 
-    pixels of all images, (H, W, C) uint8, one after the other | index (npz: offsets, sizes, digests, failures) | lengths and signature
+    pixels of all images, (H, W, C) uint8, one after the other | index (npz of PixelIndex) | lengths and signature
 
 It is written under a name of its own and renamed when complete, so that neither a crash nor a second builder leaves half of one;
 the next builder clears away what a killed one left. Files that were not used for longest go first when the folder grows beyond its bound.
@@ -19,7 +19,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 from uuid import uuid4
 
 import numpy as np
@@ -36,14 +36,27 @@ _LOCKED_AFTER_S = 60
 _ABANDONED_AFTER_S = 24 * 3600
 
 
+class Failure(NamedTuple):
+    """Why a file cannot be used: in one word, and in a sentence."""
+
+    kind: str
+    reason: str
+
+
 @dataclass
 class PixelIndex:
-    """What the pass found, one row a record. `sizes` is (0, 0) where the file failed."""
+    """What the pass found, one row a record. `sizes` is (0, 0) where the file failed.
+
+    `traits` (n,), `original_sizes` (n, 2) and `signatures` (n, 288) are what `traits` and `duplicates` say of the file and its pixels.
+    """
 
     offsets: npt.NDArray[np.int64]
     sizes: npt.NDArray[np.int32]
     digests: npt.NDArray[np.uint8]
-    failures: dict[int, str]
+    traits: npt.NDArray[np.uint16]
+    original_sizes: npt.NDArray[np.int32]
+    signatures: npt.NDArray[np.uint8]
+    failures: dict[int, Failure]
     unreadable: list[int]
     has_pixels: bool = False
 
@@ -149,22 +162,28 @@ def read_index(path: Path) -> PixelIndex | None:
                     stored["offsets"],
                     stored["sizes"],
                     stored["digests"],
-                    {int(key): reason for key, reason in found["failures"].items()},
+                    stored["traits"],
+                    stored["original_sizes"],
+                    stored["signatures"],
+                    {int(key): Failure(*failure) for key, failure in found["failures"].items()},
                     found["unreadable"],
                     bool(stored["has_pixels"]),
                 )
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile):
         return None
 
 
 def _pack(index: PixelIndex) -> bytes:
-    failures = json.dumps({"failures": {str(key): reason for key, reason in index.failures.items()}, "unreadable": index.unreadable})
+    failures = json.dumps({"failures": {str(key): failure for key, failure in index.failures.items()}, "unreadable": index.unreadable})
     content = io.BytesIO()
     np.savez(
         content,
         offsets=index.offsets,
         sizes=index.sizes,
         digests=index.digests,
+        traits=index.traits,
+        original_sizes=index.original_sizes,
+        signatures=index.signatures,
         failures=np.frombuffer(failures.encode(), np.uint8),
         has_pixels=np.array(index.has_pixels),
     )

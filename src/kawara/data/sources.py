@@ -43,6 +43,25 @@ class ImageSplit:
         return len(self.labels)
 
 
+@dataclass(frozen=True)
+class Examined:
+    """What is known of the usable images of a data set, in the order of the source, one row an image.
+
+    `labels` are positions in `class_keys`; `traits`, `sizes` (as stored, height and width) and `signatures` are what `traits` and
+    `duplicates` say of files. `signatures` is None for arrays, of which only those that need them are computed.
+    """
+
+    class_keys: tuple[str, ...]
+    keys: Sequence[str]
+    labels: npt.NDArray[np.int64]
+    splits: npt.NDArray[np.str_]
+    named_splits: tuple[str, ...]
+    digests: npt.NDArray[np.uint8]
+    traits: npt.NDArray[np.uint16]
+    sizes: npt.NDArray[np.int32]
+    signatures: npt.NDArray[np.uint8] | None
+
+
 @dataclass
 class ImageData:
     """A data set ready to be trained on. `skipped` are the files that are no part of it; `notes` are remarks for the screen.
@@ -58,6 +77,8 @@ class ImageData:
     description: str
     preprocessing: Preprocessing
     storage: str
+    listing: Listing
+    examined: Examined
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -78,24 +99,28 @@ def load_data(
     progress: ProgressCallback | None = None,
     class_names: Sequence[str] | None = None,
     hold_out: bool = True,
+    only_examine: bool = False,
 ) -> ImageData:
     """Decode the data set at `spec` and split it.
 
     `preprocessing` may be a function that chooses one from the listing. `class_names` are those of a model: labels are positions in
     them. With `hold_out=False` no split is made up: images without one form a single split named "all". Files that cannot be decoded
     are listed in `skipped`, never replaced. Raises DataError when classes or splits do not make sense.
+
+    With `only_examine` nothing is raised about the content, however poor it is, and pixels are not kept in the cache.
     """
     listing = spec if isinstance(spec, Listing) else open_data(spec)
     chosen = preprocessing if isinstance(preprocessing, Preprocessing) else preprocessing(listing)
     if not 0 < val_fraction <= 0.4:
         raise DataError("val_fraction is out of range.", got=val_fraction, allowed="more than 0, at most 0.4")
     pool = _from_records if listing.records else _from_arrays
-    images = pool(listing, chosen, cache_dir, max_cache_bytes, workers or num_cores(), progress)
-    if not images.labels:
+    images = pool(listing, chosen, cache_dir, max_cache_bytes, workers or num_cores(), progress, not only_examine)
+    if not images.labels and not only_examine:
         first = images.failed[0]
         raise DataError(f"No image in {listing.spec} can be used.", got=f"{len(images.failed)} files; {first.path}: {first.reason}")
     if class_names is None:
-        _check_classes(listing, images, one_is_enough=not hold_out)
+        if not only_examine:
+            _check_classes(listing, images, one_is_enough=not hold_out)
         keys, names = _classes_of(listing, images)
     else:
         keys, names = _classes_of_model(listing, images, class_names)
@@ -122,6 +147,18 @@ def load_data(
         description=f"{listing.description}, {len(labels):,} images, {len(names)} classes",
         preprocessing=chosen,
         storage=images.storage,
+        listing=listing,
+        examined=Examined(
+            keys,
+            images.keys,
+            labels,
+            split_of,
+            tuple(name for name in SPLITS if name in images.splits),
+            images.digests,
+            images.traits,
+            images.sizes,
+            images.signatures,
+        ),
         notes=list(listing.notes),
     )
 
@@ -136,6 +173,9 @@ class _Images:
     digests: npt.NDArray[np.uint8]
     store: Callable[[npt.NDArray[np.int64]], ImageStore]
     storage: str
+    traits: npt.NDArray[np.uint16]
+    sizes: npt.NDArray[np.int32]
+    signatures: npt.NDArray[np.uint8] | None
     failed: list[SkippedFile] = field(default_factory=list)
 
 
@@ -146,10 +186,17 @@ def _from_records(
     max_cache_bytes: int | None,
     workers: int,
     progress: ProgressCallback | None,
+    keep_pixels: bool,
 ) -> _Images:
     folder = None if cache_dir is None else Path(cache_dir)
     decoded = decode_files(
-        listing.records, preprocessing, cache_dir=folder, max_cache_bytes=max_cache_bytes, workers=workers, progress=progress
+        listing.records,
+        preprocessing,
+        cache_dir=folder,
+        max_cache_bytes=max_cache_bytes,
+        workers=workers,
+        progress=progress,
+        keep_pixels=keep_pixels,
     )
     usable = np.array([i for i in range(len(listing.records)) if i not in decoded.failures], dtype=np.int64)
     records = [listing.records[i] for i in usable.tolist()]
@@ -160,7 +207,10 @@ def _from_records(
         decoded.digests[usable],
         lambda positions: decoded.store(usable[positions]),
         decoded.storage,
-        [SkippedFile(listing.records[i].key, reason) for i, reason in sorted(decoded.failures.items())],
+        decoded.traits[usable],
+        decoded.original_sizes[usable],
+        decoded.signatures[usable],
+        [SkippedFile(listing.records[i].key, failure.reason, failure.kind) for i, failure in sorted(decoded.failures.items())],
     )
 
 
@@ -171,6 +221,7 @@ def _from_arrays(
     max_cache_bytes: int | None,
     workers: int,
     progress: ProgressCallback | None,
+    keep_pixels: bool,
 ) -> _Images:
     keys: list[str] = []
     splits: list[str | None] = []
@@ -196,7 +247,17 @@ def _from_arrays(
 
     num_bytes = sum(part.images_u8.nbytes for part in listing.arrays)
     storage = f"all images in memory ({num_bytes / 1e6:,.0f} MB)"
-    return _Images([listing.class_keys[label] for label in labels.tolist()], splits, keys, np.concatenate(digests), store, storage)
+    return _Images(
+        [listing.class_keys[label] for label in labels.tolist()],
+        splits,
+        keys,
+        np.concatenate(digests),
+        store,
+        storage,
+        np.zeros(len(labels), np.uint16),
+        np.concatenate([np.full((len(part.labels), 2), part.images_u8.shape[1:3], np.int32) for part in listing.arrays]),
+        None,
+    )
 
 
 def _pixel_digests(part: ArrayPart) -> npt.NDArray[np.uint8]:

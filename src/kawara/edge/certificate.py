@@ -7,7 +7,7 @@ that answers with anything but numbers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -48,13 +48,15 @@ class Certificate:
     accuracy: dict[str, Any] | None
     """`torch` and `export`, each {"top1", "top1_ci95"}, and `drop_points`; None without labelled images."""
     latency: dict[str, Any]
-    """`torch` and `export`, each {"p50_ms", "p95_ms"}; `threads`, `repeats`, `image_size`."""
+    """`torch`, `export` and for int8 `fp32` (the same graph in float32), each {"p50_ms", "p95_ms"}; `threads`, `repeats`, `image_size`."""
     refused: list[str]
     """Why it is refused; empty for an export that may be used."""
     environment: dict[str, Any] = field(default_factory=dict)
     merging: dict[str, Any] | None = None
     """Of an export that merges tokens: `r`, and how it was chosen. It is compared in numbers with torch merging as well, in accuracy and
     latency with torch as the model was given; None for others."""
+    int8: dict[str, Any] | None = None
+    """How it was quantised: calibration, variants, attempts, layers left in float, layers to blame; None for other precisions."""
 
     @property
     def accepted(self) -> bool:
@@ -76,6 +78,11 @@ class Comparison:
     keys: list[str]
     original: npt.NDArray[np.float32] | None = None
     """(n, K), of torch before what the reference changed of purpose; None where that is nothing."""
+
+    @property
+    def before(self) -> npt.NDArray[np.float32]:
+        """What accuracy is compared with: the model as it was given."""
+        return self.reference if self.original is None else self.original
 
 
 def compare(
@@ -105,8 +112,7 @@ def judge(comparison: Comparison, *, precision: str, max_drop: float, merges: bo
         refused.append(f"a probability differs by {differences[worst]:.1e} from torch; {MAX_DIFFERENCE:.0e} is allowed")
     accuracy: dict[str, Any] | None = None
     if labels is not None:
-        before = reference if comparison.original is None else comparison.original
-        right = {name: answers.argmax(axis=1) == labels for name, answers in (("torch", before), ("export", exported))}
+        right = {name: answers.argmax(axis=1) == labels for name, answers in (("torch", comparison.before), ("export", exported))}
         accuracy = {name: {"top1": float(r.mean()), "top1_ci95": accuracy_interval(r)} for name, r in right.items()}
         drop = 100 * (int(right["torch"].sum()) - int(right["export"].sum())) / len(labels)  # counted, so that 0.5 is 0.5
         accuracy["drop_points"] = drop
@@ -122,11 +128,14 @@ def judge(comparison: Comparison, *, precision: str, max_drop: float, merges: bo
     }
 
 
-def time_both(image: Image, reference: Answer, exported: Answer) -> dict[str, Any]:
-    """Return the latency of both for one image, in turn, so that what disturbs the machine disturbs both."""
-    seconds: dict[str, list[float]] = {"torch": [], "export": []}
+def time_in_turn(image: Image, asked: Mapping[str, Answer]) -> dict[str, Any]:
+    """Return the latency of each for one image, in turn, so that what disturbs the machine disturbs all.
+
+    Where one is called "fp32", `speedup` says how many times as fast "export" is: the median over the turns.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in asked}
     for repeat in range(_WARM_UP + _REPEATS):
-        for name, answer in (("torch", reference), ("export", exported)):
+        for name, answer in asked.items():
             start = time.perf_counter()
             answer(image)
             if repeat >= _WARM_UP:
@@ -135,6 +144,8 @@ def time_both(image: Image, reference: Answer, exported: Answer) -> dict[str, An
     for name, values in seconds.items():
         p50, p95 = 1000 * np.percentile(values, [50, 95])
         latency[name] = {"p50_ms": float(p50), "p95_ms": float(p95)}
+    if "fp32" in seconds:
+        latency["speedup"] = float(np.median(np.divide(seconds["fp32"], seconds["export"])))
     return latency
 
 

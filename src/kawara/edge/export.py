@@ -6,7 +6,8 @@
     web        a folder with the .onnx file and a page that runs it in a browser (`web`)
 
 Precision "fp16" stores the weights in half precision and computes in float32: half the size, the same speed, and the same answers as
-the rounded weights give in torch. Traced with a batch of 2: torch takes sizes of 0 and 1 for constants.
+the rounded weights give in torch. "int8" is for networks with layers in int8 (`edge.quantise`), which bring their rounding along.
+Traced with a batch of 2: torch takes sizes of 0 and 1 for constants.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from kawara.models.interface import ImageModel
 from kawara.weights.model_file import ModelCard, card_to_json
 
 Target = Literal["onnx", "openvino", "torch", "web"]
-Precision = Literal["fp32", "fp16"]
+Precision = Literal["fp32", "fp16", "int8"]
 
 SUFFIXES: dict[Target, str] = {"onnx": ".onnx", "openvino": ".xml", "torch": ".pt2", "web": ""}
 OPSET = 20

@@ -65,8 +65,9 @@ class PlaceInGraph(nn.Module):
         resized = self.preprocessing.resized_size(height, width)
         rows = self._pass(height, resized[0], wanted[0])
         columns = self._pass(width, resized[1], wanted[1])
-        image_u8 = image_u8.permute(0, 3, 1, 2)  # (B, C, H, W)
-        windows = image_u8[:, :, rows.inputs][..., columns.inputs]  # (B, C, rows, S, columns, S)
+        # Gathered while channels lie last, then moved in two steps: each step copies blocks, which run times do fast.
+        windows = image_u8.index_select(2, columns.inputs.flatten()).index_select(1, rows.inputs.flatten()).permute(0, 3, 1, 2)
+        windows = windows.unflatten(3, columns.inputs.shape).unflatten(2, rows.inputs.shape)  # (B, C, rows, S, columns, S)
         tiles = windows.permute(0, 1, 2, 4, 3, 5).float()  # (B, C, rows, columns, S, S)
         tiles = columns.rounded(tiles @ columns.weights, dim=-1)  # (B, C, rows, columns, S, T)
         tiles = rows.rounded(rows.weights.transpose(-1, -2)[:, None] @ tiles, dim=-2)  # (B, C, rows, columns, T, T)
@@ -88,16 +89,21 @@ class PlaceInGraph(nn.Module):
         margin = num_outputs - wanted
         kept = (margin + margin % 4 // 3) // 2 + torch.arange(num_tiles * tile).reshape(num_tiles, tile)
         kept = kept.minimum(torch.full((), num_outputs - 1))  # what fills up the last tile must be something, though it is cut off
-        first = _centre(kept[:, 0], num_inputs, num_outputs) - half
+        middle = _centre(kept, num_inputs, num_outputs)
+        first = middle[:, :1] - half
         window = (tile - 1) * num_inputs // num_outputs + 2 * half + 2
-        inputs = first[:, None] + torch.arange(window)  # (tiles, S)
-        shares = self._weights(kept[:, None, :], inputs[:, :, None], num_inputs, num_outputs, dim=1)  # (tiles, S, T)
+        inputs = first + torch.arange(window)  # (tiles, S)
+        # Computed only for the inputs that an output reaches, 2 half + 1 of them, and then put where they stand in the window.
+        reached = middle[:, None, :] + torch.arange(-half, half + 1)[:, None]  # (tiles, 2 half + 1, T)
+        shares = self._weights(kept[:, None, :], reached, num_inputs, num_outputs, dim=1)
         weights = torch.floor(shares.high * unit + 0.5)
         rest = (shares.high * unit - weights) + shares.low * unit
         weights = weights + (rest > 0.5).float() - (rest < -0.5).float()
         high = torch.floor(weights / _SPLIT + 0.5)
-        parts = torch.cat([high, weights - _SPLIT * high], dim=-1)  # (tiles, S, 2 T)
-        return _Pass(inputs.clamp(min=0).minimum(torch.full((), num_inputs - 1)), parts, unit.to(torch.int32))
+        parts = torch.cat([high, weights - _SPLIT * high], dim=-1)  # (tiles, 2 half + 1, 2 T)
+        places = (reached - first[:, None]).repeat(1, 1, 2)
+        parts = torch.zeros(num_tiles, window, 2 * tile).scatter(1, places, parts)
+        return _Pass(inputs.clamp(min=0).minimum(torch.full((), num_inputs - 1)), parts, unit)
 
     def _largest(self, outputs: Tensor, inputs: Tensor, num_inputs: Any, num_outputs: Any) -> Tensor:
         """Return the largest a[i, j], in float32: enough to find p."""
@@ -139,13 +145,16 @@ class _Pass:
     weights: Tensor
     """(tiles, S, 2 T): the high parts of the weights, then the low ones."""
     unit: Tensor
-    """(1,): 2^p, in int32."""
+    """(1,): 2^p."""
 
     def rounded(self, parts: Tensor, dim: int) -> Tensor:
-        """Join the products with high and low parts, and round them to grey levels."""
-        high, low = parts.to(torch.int32).chunk(2, dim=dim)
-        # Truncated, not floored: what is below zero becomes zero in any case.
-        return torch.div(_SPLIT * high + low + self.unit // 2, self.unit, rounding_mode="trunc").clamp(0, 255).float()
+        """Join the products with high and low parts, and round them to grey levels.
+
+        ⌊(128 high + low + 2^(p−1)) / 2^p⌋ = ⌊(high + ⌊low / 128⌋) / 2^(p−7) + ½⌋, whose parts float32 holds (p is 13 or more).
+        """
+        high, low = parts.chunk(2, dim=dim)
+        share = _SPLIT / self.unit  # powers of two: products with them are exact
+        return torch.floor((high + torch.floor(low * (1 / _SPLIT))) * share + 0.5).clamp(0, 255)
 
 
 def _reach(num_inputs: Any, num_outputs: Any, interpolation: Interpolation) -> Any:

@@ -144,6 +144,9 @@ class SelfAttention(_MultiHeadAttention):
 
     def few_query_key_value(self, tokens: Tensor, num_queries: int) -> tuple[Tensor, Tensor, Tensor]:
         """Return Q (B, M, num_queries, E) of the first tokens, and K, V (B, M, N, E) of all."""
+        if not isinstance(self.qkv, nn.Linear):  # replaced by something whose rows cannot be taken apart, such as a quantised layer
+            query, key, value = self.query_key_value(tokens)
+            return query[:, :, :num_queries], key, value
         widths = [self.width, 2 * self.width]
         query_weight, memory_weight = self.qkv.weight.split(widths)
         query_bias, memory_bias = (None, None) if self.qkv.bias is None else self.qkv.bias.split(widths)

@@ -129,7 +129,9 @@ class Merging:
 
 def _rows(tokens: Tensor, index: Tensor) -> Tensor:
     """Return tokens[i, index[i]] for (B, N, D) and (B, n): (B, n, D)."""
-    return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
+    # As rows of the flattened batch: run times copy whole rows then, where a gather moves number by number.
+    first = torch.arange(tokens.shape[0], device=index.device).unsqueeze(1) * tokens.shape[1]
+    return tokens.flatten(0, 1).index_select(0, (first + index).flatten()).unflatten(0, index.shape)
 
 
 def _add_to_rows(tokens: Tensor, index: Tensor, summands: Tensor) -> Tensor:

@@ -33,10 +33,13 @@ class StochasticDepth(nn.Module):
     def forward(self, branch: Tensor) -> Tensor:
         if self.rate == 0.0 or not self.training:
             return branch
+        return branch * self.mask(branch, branch.shape[0])
+
+    def mask(self, branch: Tensor, num_rows: int) -> Tensor:
+        """Draw what the rows of a branch are multiplied by, (num_rows, 1, ...): 0 or 1 / (1 − rate)."""
         keep = 1.0 - self.rate
         # Drawn in float32 and cast once scaled, so that bf16 and fp16 use the rate they were given.
-        mask = torch.empty((branch.shape[0],) + (1,) * (branch.ndim - 1), device=branch.device).bernoulli_(keep).div_(keep)
-        return branch * mask.to(branch.dtype)
+        return torch.empty((num_rows,) + (1,) * (branch.ndim - 1), device=branch.device).bernoulli_(keep).div_(keep).to(branch.dtype)
 
     def extra_repr(self) -> str:
         return f"rate={self.rate:.4g}"

@@ -1,4 +1,4 @@
-"""A comparison and an ablation as tables for the terminal."""
+"""A comparison, an ablation and a check as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from typing import Any
 
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
+from kawara.data.gate import Copies, Finding, Gate
 from kawara.report import wording
 from kawara.report.ablation_page import DECISIONS
+from kawara.report.check_wording import WORDS
 from kawara.report.comparison_page import cost_rows, spoiled_rows, worth_rows
 from kawara.report.verdict import points_range, signed_number
 
@@ -49,3 +52,29 @@ def ablation_table(record: Mapping[str, Any]) -> Table:
             row["config_digest"],
         )
     return table
+
+
+def findings_table(gate: Gate) -> Table:
+    """Return a row for each kind of finding: how serious, what, how many, and what is done about it."""
+    table = Table("", "what", "count", "what is done", "for instance", box=None, pad_edge=False)
+    for finding in gate.findings:
+        words = WORDS[finding.kind]
+        table.add_row(
+            finding.severity, words.title.en, f"{finding.count:,}", words.treatment.en, Text(finding_example(finding)),
+        )  # fmt: skip
+    return table
+
+
+def finding_example(finding: Finding) -> str:
+    """Return the first of the finding in words: a path with its reason, or the copies."""
+    if finding.items:
+        item = finding.items[0]
+        return f"{item.path} ({item.detail})" if item.detail else item.path
+    return copies_text(finding.copies[0])
+
+
+def copies_text(copies: Copies) -> str:
+    """Return "a.jpg (cat, train) = b.jpg (dog, test)", with ≈ for near-duplicates."""
+    sign = " = " if copies.correlation is None else " ≈ "
+    text = sign.join(f"{member.path} ({member.class_name}, {member.split})" for member in copies.members)
+    return text + ", mirrored" * copies.is_mirrored

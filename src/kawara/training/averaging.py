@@ -22,8 +22,21 @@ class WeightAverage:
         averages, values = [], []
         for name, tensor in model.state_dict().items():
             if tensor.is_floating_point():
-                averages.append(self.state[name])
-                values.append(tensor)
+                averages.append(_held(self.state[name]))
+                values.append(_held(tensor))
             else:
                 self.state[name].copy_(tensor)
         torch._foreach_lerp_(averages, values, 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: nn.Module) -> None:
+        """Exchange the model's weights and the average; done twice, nothing has changed."""
+        for name, tensor in model.state_dict().items():
+            present = tensor.clone()
+            tensor.copy_(self.state[name])
+            self.state[name].copy_(present)
+
+
+def _held(tensor: Tensor) -> Tensor:
+    """Return the part of a tensor that this process holds: all of it, unless it is divided (`sharding`)."""
+    return getattr(tensor, "to_local", lambda: tensor)()

@@ -28,16 +28,31 @@ def save_checkpoint(
     progress: dict[str, Any],
 ) -> None:
     """Write the state of training to `path`, atomically; `progress` is JSON (step, epoch, seconds, best …)."""
+    if average is not None:
+        progress = progress | {"average_updates": average.num_updates}
+    _write(path, tensors_of(model, optimizers, average), progress)
+
+
+def save_weights(path: Path, state: dict[str, Tensor], progress: dict[str, Any]) -> None:
+    """Write weights alone to `path`, as `save_checkpoint` does."""
+    _write(path, {f"model.{name}": tensor for name, tensor in state.items()}, progress)
+
+
+def tensors_of(model: nn.Module, optimizers: list[torch.optim.Optimizer], average: WeightAverage | None) -> dict[str, Tensor]:
+    """Return all tensors of the state of training by name."""
     tensors = {f"model.{name}": tensor for name, tensor in model.state_dict().items()}
     if average is not None:
         tensors |= {f"average.{name}": tensor for name, tensor in average.state.items()}
-        progress = progress | {"average_updates": average.num_updates}
     names: dict[Tensor, str] = {parameter: name for name, parameter in model.named_parameters()}
     for number, optimizer in enumerate(optimizers):
         for parameter, state in optimizer.state.items():
             for key, value in state.items():
                 if value is not None:
                     tensors[f"optimizer.{number}.{names[parameter]}.{key}"] = torch.as_tensor(value)
+    return tensors
+
+
+def _write(path: Path, tensors: dict[str, Tensor], progress: dict[str, Any]) -> None:
     with replacing(path) as temporary:
         safetensors.torch.save_file(
             {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()},

@@ -2,19 +2,21 @@
 
 Every random number that training needs is a function of (seed, step): the generator is seeded anew at each step, the
 loader draws from counters. A run that is interrupted and resumed therefore ends with the same bits.
+
+Where several processes train together (`training/distributed.py`), each runs this loop on its share of the batches. The first one's clock
+decides for all, and it alone writes.
 """
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from types import FrameType
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,8 @@ from kawara.data.loading import Batch
 from kawara.errors import ConfigError, DivergedError, KawaraError, OutOfMemoryError
 from kawara.runtime import autocast_dtype, peak_memory_bytes
 from kawara.training.averaging import WeightAverage
-from kawara.training.checkpoint import load_checkpoint, read_progress, save_checkpoint
+from kawara.training.checkpoint import read_progress
+from kawara.training.distributed import ALONE, LossFunction, World
 from kawara.training.optimizer import build_optimizers, clip_gradients, set_rate
 from kawara.training.progress import Reporter, format_seconds
 from kawara.training.run_config import RunConfig
@@ -115,11 +118,12 @@ class Loop:
         reporter: Reporter,
         started_at: float | None = None,
         keys: list[str] | None = None,
+        world: World = ALONE,
         observer: Observer | None = None,
     ):
         self.model, self.task, self.train, self.validate = model, task, train, validate
         self.config, self.folder, self.device, self.reporter = config, folder, device, reporter
-        self.keys, self.observer = keys, observer
+        self.keys, self.world, self.observer = keys, world, observer
         self.latest: list[Batch] = []
         """The batches of the present step."""
         self.dtype = autocast_dtype(config.precision, device)
@@ -144,8 +148,8 @@ class Loop:
 
         Raises ModelFileError if the checkpoint is damaged.
         """
-        if self.folder.last.exists():
-            saved = load_checkpoint(self.folder.last, self.model, self.optimizers, self.average)
+        if self.world.has_checkpoint(self.folder.last):
+            saved = self.world.load(self.folder.last, self.model, self.optimizers, self.average)
             self.progress = Progress(**{name: saved[name] for name in asdict(self.progress)})
             if self.scaler.is_enabled():
                 self.scaler.load_state_dict(saved["scaler"])
@@ -154,9 +158,10 @@ class Loop:
             best = read_progress(self.folder.best) if self.folder.best.exists() else {"step": -1}
             if best["step"] > self.progress.step:
                 self.progress.best_score, self.progress.best_step = best["top1"], best["step"]
-        else:
+        elif self.world.is_first:
             self.folder.best.unlink(missing_ok=True)
-        self.folder.journal.rewind(self.progress.journal_bytes)
+        if self.world.is_first:
+            self.folder.journal.rewind(self.progress.journal_bytes)
 
     def fit(self, *, reserve_seconds: float = 0.0) -> FitResult:
         """Train to the end of the configured length. `reserve_seconds` of a length in minutes are left for what follows."""
@@ -164,26 +169,27 @@ class Loop:
             self.clock.reserve = min(reserve_seconds + SAFETY_S, self.clock.length.amount * 60 * 0.5)
         resumed = self.progress.step > 0
         self.progress.training_from = self.clock.start_training(self.progress.training_from if resumed else None)
-        forward = self._compiled()
+        loss_of = self.world.loss_of(self.task, self._compiled(), self.config.accumulate)
         self.model.train()
         saved_at = time.monotonic()
         with _finish_step_on_interrupt(self):
-            if resumed and self._validation_due(share := self.clock.progress(self.progress.step)):  # the run was stopped just before
+            share, _, stop = self._agree(saved_at)
+            if resumed and self._validation_due(share):  # the run was stopped just before
                 self._validate(share)
                 self._save()
             resumed_at = time.monotonic()
-            for micro_batches in self._steps():
-                self._step(forward, micro_batches, self.clock.progress(self.progress.step))
-                share = self.clock.progress(self.progress.step)
-                over = share >= 1 or self._stop_requested
+            for micro_batches in self._steps(share):
+                self._step(loss_of, micro_batches, share)
+                share, save_due, stop = self._agree(saved_at)
+                over = share >= 1 or stop
                 validation_due = share >= 1 or self._validation_due(share)
-                save_due = over or validation_due or time.monotonic() - saved_at > SAVE_INTERVAL_S
-                look_due = self.observer is not None and not self._stop_requested and self.observer.is_due(self.progress.step)
+                save_due |= over or validation_due
+                look_due = self.observer is not None and not stop and self.observer.is_due(self.progress.step)
                 if save_due or look_due or self._window.age() > JOURNAL_INTERVAL_S or self._window.has_unread_losses(self.device):
                     self._flush(share)
                 if save_due:
                     self.progress.training_seconds += time.monotonic() - resumed_at
-                if validation_due and not self._stop_requested:  # a stopped run makes up for it when it goes on
+                if validation_due and not stop:  # a stopped run makes up for it when it goes on
                     self._validate(share)
                     if self.observer is not None:
                         self.observer.after_validation(self)
@@ -193,7 +199,8 @@ class Loop:
                 if save_due:
                     self._save()
                     saved_at = resumed_at = time.monotonic()
-                    if over or self._stop_requested:
+                    stop = stop or self._agree(saved_at)[2]  # asked for meanwhile: all is saved
+                    if over or stop:
                         break
         images = self.progress.step * self.config.batch_size * self.config.accumulate
         return FitResult(
@@ -203,8 +210,14 @@ class Loop:
             seconds=self.clock.seconds,
             images_per_second=images / max(self.progress.training_seconds, 1e-9),
             peak_memory_bytes=peak_memory_bytes(self.device),
-            interrupted=self._stop_requested,
+            interrupted=stop,
         )
+
+    def _agree(self, saved_at: float) -> tuple[float, bool, bool]:
+        """Return the share of training done, whether a checkpoint is due by the clock, and whether somebody wants to stop."""
+        is_old = time.monotonic() - saved_at > SAVE_INTERVAL_S
+        (share, save_due), stop = self.world.agree(self.clock.progress(self.progress.step), is_old, stop=self._stop_requested)
+        return share, bool(save_due), stop
 
     def _validation_due(self, share: float) -> bool:
         done = self.progress.validated_at
@@ -214,10 +227,10 @@ class Loop:
         wanted = self.config.compile == "on" or (self.config.compile == "auto" and self.device.type == "cuda")
         return torch.compile(self.model) if wanted else self.model  # type: ignore[return-value]
 
-    def _steps(self) -> Iterator[list[Batch]]:
-        """Yield the batches of every optimiser step, epoch after epoch, from where the run stands."""
+    def _steps(self, share: float) -> Iterator[list[Batch]]:
+        """Yield the batches of every optimiser step, epoch after epoch, from where the run stands: at `share` of its length."""
         per_step = self.config.accumulate
-        if self.clock.progress(self.progress.step) >= 1:
+        if share >= 1:
             return
         while True:
             micro_batches: list[Batch] = []
@@ -231,7 +244,7 @@ class Loop:
                         break
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
-    def _step(self, forward: nn.Module, micro_batches: list[Batch], share: float) -> None:
+    def _step(self, loss_of: LossFunction, micro_batches: list[Batch], share: float) -> None:
         step, self.latest = self.progress.step, micro_batches
         factor = self.schedule.factor(step, share)
         set_rate(self.optimizers, factor)
@@ -239,9 +252,9 @@ class Loop:
         try:
             for number, batch in enumerate(micro_batches):
                 with torch.autocast(self.device.type, dtype=self.dtype, enabled=self.dtype is not None):
-                    loss, right = self.task.loss(forward, batch, step * len(micro_batches) + number)
+                    loss, right = loss_of(batch, step * len(micro_batches) + number)
                 self.scaler.scale(loss / len(micro_batches)).backward()
-                self._window.add(step, loss.detach(), right, batch)
+                self._window.add(step, *self.world.total(loss.detach(), right), batch.whole)
         except (torch.OutOfMemoryError, RuntimeError) as error:
             if not _is_out_of_memory(error):
                 raise
@@ -266,7 +279,9 @@ class Loop:
         if not self._window.losses:
             return
         self._window.check(self.keys)
-        record = self._window.summary()
+        record, self._window = self._window.summary(), _Window()
+        if not self.world.is_first:
+            return
         memory = peak_memory_bytes(self.device)
         epoch = self.progress.step / self.steps_per_epoch
         self.folder.journal.write(
@@ -280,18 +295,19 @@ class Loop:
             f"epoch {epoch:.1f}  loss {record['loss']:.3f}  accuracy {record['accuracy']:.1%}  "
             f"{record['images_per_second']:.0f} images/s  {left} left  {memory / 2**30:.1f} GB",
         )
-        self._window = _Window()
 
     def _validate(self, share: float) -> None:
         started = time.monotonic()
-        scores = self.validate(self._model_to_keep())
-        self.folder.journal.write(
-            "validation", self.progress.step, progress=round(share, 5), seconds=round(self.clock.seconds, 2), **scores
-        )
-        self.progress.validated_at = share
-        if scores["top1"] >= self.progress.best_score:  # of equals the later, annealed further
-            self.progress.best_score, self.progress.best_step = scores["top1"], self.progress.step
-            save_checkpoint(self.folder.best, self._model_to_keep(), [], None, {"step": self.progress.step, **scores})
+        with self._weights_to_keep():
+            scores = self.validate(self.model)
+            self.progress.validated_at = share
+            if scores["top1"] >= self.progress.best_score:  # of equals the later, annealed further
+                self.progress.best_score, self.progress.best_step = scores["top1"], self.progress.step
+                self.world.save_weights(self.folder.best, self.model, {"step": self.progress.step, **scores})
+        if self.world.is_first:
+            self.folder.journal.write(
+                "validation", self.progress.step, progress=round(share, 5), seconds=round(self.clock.seconds, 2), **scores
+            )
         if share >= 1 or not self.reporter.console.is_terminal:
             self.reporter.say(
                 f"validation at step {self.progress.step}: accuracy {scores['top1']:.2%}, NLL {scores['nll']:.3f} "
@@ -299,28 +315,33 @@ class Loop:
             )
         self._window = _Window()
 
-    def _model_to_keep(self) -> nn.Module:
-        """Return the model with averaged weights, or the model itself where no average is kept."""
+    @contextlib.contextmanager
+    def _weights_to_keep(self) -> Iterator[None]:
+        """Let the model have the averaged weights for a while, where an average is kept."""
         if self.average is None:
-            return self.model
-        averaged = copy.deepcopy(self.model)
-        averaged.load_state_dict(self.average.state)
-        return averaged
+            yield
+            return
+        self.average.swap(self.model)
+        try:
+            yield
+        finally:
+            self.average.swap(self.model)
 
     def _save(self) -> None:
         self.progress.seconds = self.clock.seconds
-        self.progress.journal_bytes = self.folder.journal.sync()
+        if self.world.is_first:
+            self.progress.journal_bytes = self.folder.journal.sync()
         state = asdict(self.progress)
         if self.scaler.is_enabled():
             state["scaler"] = self.scaler.state_dict()
-        save_checkpoint(self.folder.last, self.model, self.optimizers, self.average, state)
+        self.world.save(self.folder.last, self.model, self.optimizers, self.average, state)
 
     def _out_of_memory(self, batch: Batch) -> KawaraError:
         """Find, by halving, a batch that fits, and say so."""
         for optimizer in self.optimizers:
             optimizer.zero_grad(set_to_none=True)
         size = self.config.batch_size // 2
-        while size >= 1:
+        while size >= 1 and self.world.size == 1:  # with others, the search would wait for them
             try:
                 part = Batch(batch.images[:size], batch.labels[:size], batch.indices[:size])
                 self.task.loss(self.model, part, 0)[0].backward()
@@ -330,9 +351,8 @@ class Loop:
         remedy = "a smaller model or image size" if size < 1 else (
             f"--set batch_size={size} --set accumulate={math.ceil(self.config.batch_size / size) * self.config.accumulate}"
         )  # fmt: skip
-        return OutOfMemoryError(
-            f"A batch of {self.config.batch_size} images does not fit into memory; {size or 'none'} would.", remedy=remedy
-        )
+        known = f"; {size or 'none'} would" if self.world.size == 1 else f" of {self.world.size} processes"
+        return OutOfMemoryError(f"A batch of {self.config.batch_size} images does not fit into memory{known}.", remedy=remedy)
 
 
 class _Window:
@@ -342,16 +362,16 @@ class _Window:
         self.started_at = time.monotonic()
         self.losses: list[Tensor] = []
         self.right: list[Tensor] = []
-        self.batches: list[tuple[int, Any]] = []
+        self.batches: list[tuple[int, Tensor]] = []
         self.num_images = 0
         self.rate = 0.0
         self._checked = 0
 
-    def add(self, step: int, loss: Tensor, right: Tensor, batch: Batch) -> None:
+    def add(self, step: int, loss: Tensor, right: Tensor, indices: Tensor) -> None:
         self.losses.append(loss)
         self.right.append(right)
-        self.batches.append((step, batch.indices))
-        self.num_images += len(batch.labels)
+        self.batches.append((step, indices))
+        self.num_images += len(indices)
 
     def age(self) -> float:
         return time.monotonic() - self.started_at

@@ -167,7 +167,8 @@ def matrices_of(model: nn.Module) -> dict[str, int]:
 def _plain_optimizer(groups: list[dict[str, Any]], config: OptimizerConfig) -> torch.optim.Optimizer:
     # fused: one pass over parameters and moments, about four times the speed of the default on a CPU
     if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=True)
+        is_divided = any(hasattr(parameter, "to_local") for group in groups for parameter in group["params"])  # see sharding
+        return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=config.nesterov, fused=not is_divided)
     kind = torch.optim.Adam if config.name == "adam" else torch.optim.AdamW
     return kind(groups, lr=config.lr, betas=config.betas, eps=config.eps, fused=True)
 

@@ -68,7 +68,8 @@ class DataSettings:
 class RunConfig:
     """A complete training run. `length` and `schedule.warmup` are written "300 epochs", "1000 steps", "5 minutes".
 
-    `doctor` is what happens to a run that learns nothing: it is stopped, it is told so, or nobody looks.
+    `batch_size` is that of all processes together; `shard` divides the model among them, where it is too large for one device. `doctor` is
+    what happens to a run that learns nothing: it is stopped, it is told so, or nobody looks.
     """
 
     recipe: str = "custom"
@@ -86,6 +87,7 @@ class RunConfig:
     average_decay: float = 0.0
     precision: Precision = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
+    shard: bool = False
     threads: int = 0
     workers: int = 0
     seed: int = 0

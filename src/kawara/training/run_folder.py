@@ -1,6 +1,7 @@
 """The folder of one run and what lies in it.
 
 runs/<name>/
+  quarantine.csv     files that are not used, with the reason; check.json: everything that was found in the data
   environment.json   versions, machine, threads
   inputs.json        which images and models the run began with, by fingerprint
   config.yaml        the resolved configuration
@@ -46,6 +47,8 @@ class RunFolder:
         self.path = Path(path)
         self.environment = self.path / "environment.json"
         self.inputs = self.path / "inputs.json"
+        self.quarantine = self.path / "quarantine.csv"
+        self.check = self.path / "check.json"
         self.config = self.path / "config.yaml"
         self.journal = Journal(self.path / "journal.jsonl")
         self.last = self.path / "checkpoints" / "last.safetensors"
@@ -64,7 +67,7 @@ class RunFolder:
             return "other"
         if self.config.exists() and self.environment.exists():
             return "finished" if self.metrics.exists() else "unfinished"
-        remains = {self.environment, self.inputs, self.last.parent}
+        remains = {self.environment, self.inputs, self.quarantine, self.check, self.last.parent}
         content = [*self.path.iterdir(), *(self.last.parent.iterdir() if self.last.parent.is_dir() else ())]
         return "new" if all(path in remains or is_partial(path) for path in content) else "other"
 

@@ -21,7 +21,7 @@ from kawara.training.progress import Reporter
 from kawara.verbs.evaluation import labelled_parts, load_images
 
 MOST_IMAGES = 1_000
-HEADROOM = 0.5
+HEADROOM = 0.75
 """The share of the allowed loss that merging may take where a precision below fp32 takes some as well."""
 
 _BATCH = 32

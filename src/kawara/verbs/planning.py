@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -31,6 +31,8 @@ from kawara.weights import ModelCard, open_model
 WITHOUT_EFFECT = ("workers", "doctor")
 """Settings that change nothing of what comes out; `doctor` decides only whether a run goes on."""
 MAX_DIFFERENCES_SHOWN = 4
+CheckMode = Literal["on", "strict", "off"]
+"""Before training: say what is wrong with the data; stop where there is an error or a warning; or say nothing."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,7 @@ class TrainRequest:
     seed: int | None = None
     resume: bool = False
     replace: bool = False
+    check: CheckMode = "on"
     device: str | None = None
     config: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -79,15 +82,19 @@ class Plan:
     asked: Mapping[str, Any] = field(default_factory=dict)
 
 
-def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None) -> Plan:
-    """Settle the configuration of a new run, or take up that of `begun`.
+def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None, settled: RunConfig | None = None) -> Plan:
+    """Settle the configuration of a new run, or take up that of `begun`, or the one that another process has `settled`.
 
     Raises RunFolderError where other settings than those of `begun` are asked for. With `--resume` only what is spelled out has to fit.
     """
     device = choose_device(request.device)
     asked = _asked(request)
     earlier = None if begun is None else read_config(begun)
-    if earlier is not None and request.resume:
+    if settled is not None:
+        config, reason = settled, "as the first process chose"
+        start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
+        listing = _open_data(request, reporter)
+    elif earlier is not None and request.resume:
         config = earlier
         if "doctor" in asked:
             config = override(config, {"doctor": asked["doctor"]})

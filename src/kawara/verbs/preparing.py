@@ -13,20 +13,23 @@ from kawara.analysis.cost import count_macs, count_parameters
 from kawara.analysis.features import extract
 from kawara.config import to_dict
 from kawara.data.augment import Augmentation
+from kawara.data.gate import Gate, inspect_data
 from kawara.data.loading import EvalLoader, TrainLoader
 from kawara.data.sources import ImageData, ImageSplit, load_data
-from kawara.errors import DataError
+from kawara.errors import ConfigError, DataError
 from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, environment
 from kawara.tasks.classification import Classification
 from kawara.tasks.distillation import Distillation, Teacher
+from kawara.training.distributed import ALONE, World
 from kawara.training.frozen import FeatureLoader, Heads
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
 from kawara.verbs import planning
+from kawara.verbs.checking import announce_findings, stop_at_findings
 from kawara.verbs.evaluation import EVALUATION_BATCH, training_sample
-from kawara.verbs.planning import Plan, starting_model
+from kawara.verbs.planning import CheckMode, Plan, starting_model
 from kawara.weights import ModelCard
 
 MAX_SKIPPED_SHOWN = 10
@@ -42,6 +45,8 @@ class Run:
     model: ImageModel
     card: ModelCard
     reporter: Reporter
+    world: World = ALONE
+    gate: Gate | None = None
 
     @property
     def config(self) -> RunConfig:
@@ -75,8 +80,8 @@ class Work:
     """For validation and for the reported split, by name."""
 
 
-def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
-    """Read the images, settle the normalisation from the training part, and build the model."""
+def prepare(plan: Plan, folder: RunFolder, reporter: Reporter, world: World = ALONE, check: CheckMode = "on") -> Run:
+    """Read the images, say what is wrong with them, settle the normalisation from the training part, and build the model."""
     data = plan.config.data
     preprocessing = planning.preprocessing(plan)
     images = load_data(
@@ -86,6 +91,11 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
         reporter.say(f"left out: {file.path}: {file.reason}")
     if len(images.skipped) > MAX_SKIPPED_SHOWN:
         reporter.say(f"… and {len(images.skipped) - MAX_SKIPPED_SHOWN} more files left out; the report lists them")
+    gate = None if check == "off" else inspect_data(images)
+    if gate is not None:
+        announce_findings(gate, reporter)
+        if check == "strict":
+            stop_at_findings(gate, plan.listing.spec)
     sizes = ", ".join(f"{name} {len(split):,}" for name, split in images.splits.items())
     reporter.say(f"{images.description} ({sizes}); {images.storage}")
     if "train" not in images.splits:
@@ -104,7 +114,9 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
     if plan.start is None:
         mean, std = _color_statistics(train, preprocessing.channels)
         preprocessing = dataclasses.replace(preprocessing, mean=mean, std=std)
-    model = starting_model(plan, len(images.class_names)).to(plan.device)
+    model = starting_model(plan, len(images.class_names))
+    if not world.is_sharded:  # else it may not fit, and is moved block by block
+        model = model.to(plan.device)
     card = ModelCard(
         name=plan.config.model.name,
         config=model.config,
@@ -120,13 +132,14 @@ def prepare(plan: Plan, folder: RunFolder, reporter: Reporter) -> Run:
         },
         environment=environment(),
     )
-    return Run(plan, folder, images, model, card, reporter)
+    return Run(plan, folder, images, model, card, reporter, world, gate)
 
 
 def announce(run: Run) -> None:
     """Say what is about to be trained."""
     height, width = run.card.preprocessing.image_size
     where = f"{run.device}" + (f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else "")
+    where += f" in each of {run.world.size} processes" if run.world.size > 1 else ""
     run.reporter.say(
         f"{run.card.name}: {count_parameters(run.model):,} parameters, {count_macs(run.model) / 1e6:,.0f} million MACs an image of "
         f"{height}×{width}; recipe {run.config.recipe}, {run.config.length}, batch {run.config.batch_size}; {where}; in {run.folder.path}"
@@ -158,10 +171,10 @@ def teacher_of(run: Run) -> Teacher | None:
 
 def gather(run: Run) -> Work:
     """Make the batches of training, validation and evaluation ready; with a frozen backbone its features are computed here."""
-    config, preprocessing = run.config, run.card.preprocessing
+    config, preprocessing, share = run.config, run.card.preprocessing, run.world.share
     splits = {split.name: split for split in (run.validation, run.reported)}
     loaders = {
-        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
+        name: EvalLoader(split, preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device, share=share)
         for name, split in splits.items()
     }
     if config.model.frozen_backbone:
@@ -174,7 +187,9 @@ def gather(run: Run) -> Work:
         sampler=config.sampler,
         workers=config.workers,
         device=run.device,
+        share=share,
     )
+    run.world.share_model(run.model, train.whole_batch)
     teacher, num_classes = teacher_of(run), len(run.images.class_names)
     if teacher is None:
         return Work(run.model, Classification(config.task, num_classes, config.seed), train, loaders)
@@ -184,6 +199,10 @@ def gather(run: Run) -> Work:
 def _gather_features(run: Run, loaders: Mapping[str, EvalLoader]) -> Work:
     """Send every image through the frozen backbone once, and go on with what comes out."""
     config = run.config
+    if run.world.size > 1:
+        raise ConfigError(
+            "The features of a frozen backbone are computed once, and its head is trained by one process.", remedy="without --devices"
+        )
     dtype = autocast_dtype(config.precision, run.device)
     train = EvalLoader(run.train, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=config.workers, device=run.device)
     total = sum(len(loader.split) for loader in (train, *loaders.values()))

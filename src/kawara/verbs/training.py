@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,20 +13,24 @@ from typing import Any
 
 import torch
 
+from kawara import models
+from kawara.config import from_dict, to_dict
+from kawara.data.loading import EvalLoader
 from kawara.errors import ConfigError
 from kawara.files import write_json
 from kawara.runtime import autocast_dtype, keep_large_buffers, seed_everything, threads
-from kawara.tasks.classification import classify
 from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
+from kawara.training.distributed import ALONE, World, joined, sharded
 from kawara.training.loop import FitResult, Loop, Observer, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
 from kawara.verbs import continuing
-from kawara.verbs.evaluation import Evaluation, judge
-from kawara.verbs.planning import Plan, TrainRequest, make_plan
+from kawara.verbs.checking import write_gate
+from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, judge
+from kawara.verbs.planning import CheckMode, Plan, TrainRequest, make_plan
 from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
 from kawara.verbs.watching import Doctor
@@ -35,7 +41,7 @@ REPORT_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class TrainResult:
-    """What a run gave. `split` names the images that `metrics` were measured on."""
+    """What a run gave. `split` names the images that `metrics` were measured on; of `num_files` files `skipped` were not used."""
 
     folder: Path
     model_path: Path
@@ -49,6 +55,7 @@ class TrainResult:
     images_per_second: float
     peak_memory_bytes: int
     skipped: int
+    num_files: int
     interrupted: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -77,6 +84,7 @@ def train(
     device: str | None = None,
     config: str | Path | None = None,
     settings: Mapping[str, Any] | None = None,
+    check: CheckMode = "on",
     quiet: bool = False,
 ) -> TrainResult:
     """Train a model on a data set; the same as the command `kawara train`.
@@ -90,6 +98,7 @@ def train(
         distill: how: "hard" (its decision; the default), "soft" (its probabilities) or "token" (through a distillation token).
         epochs, steps, minutes: at most one of them.
         settings: {"optimizer.lr": 1e-3, …}.
+        check: what is wrong with the data is said ("on"), stops the training ("strict"), or is not looked for ("off").
 
     Raises:
         UserError: with what is wrong and how to mend it.
@@ -113,9 +122,10 @@ def train(
         device=device,
         config=None if config is None else str(config),
         settings=dict(settings or {}),
+        check=check,
     )
-    with Reporter(quiet=quiet) as reporter:
-        return run_training(request, reporter)
+    with joined(device) as world, Reporter(quiet=quiet or not world.is_first) as reporter:
+        return run_training(request, reporter, world=world)
 
 
 def resolve(request: TrainRequest, reporter: Reporter) -> RunConfig:
@@ -123,10 +133,15 @@ def resolve(request: TrainRequest, reporter: Reporter) -> RunConfig:
     return make_plan(request, reporter, None).config
 
 
-def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float | None = None) -> TrainResult:
-    """Do everything that `kawara train` does: begin a run, or go on with the unfinished one in the same folder."""
+def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float | None = None, world: World = ALONE) -> TrainResult:
+    """Do everything that `kawara train` does: begin a run, or go on with the unfinished one in the same folder.
+
+    In a `world` of several processes, this is one process's part of it.
+    """
     started_at = time.monotonic() if started_at is None else started_at
     keep_large_buffers()
+    if not world.is_first:
+        return _follow(request, reporter, started_at, world)
     folder = continuing.find(request)
     try:
         goes_on = folder is not None and folder.state == "unfinished"
@@ -134,33 +149,48 @@ def run_training(request: TrainRequest, reporter: Reporter, *, started_at: float
         with continuing.claimed(folder, request) as folder:
             if request.resume and not goes_on:
                 reporter.say(f"There is no run to go on with yet: one begins in {folder.path}.")
-            return _run(request, plan, folder, goes_on, reporter, started_at)
+            return _run(request, plan, folder, goes_on, reporter, started_at, world)
     except KeyboardInterrupt:
         reporter.say(continuing.how_to_go_on(request, folder))
         raise
 
 
-def _run(request: TrainRequest, plan: Plan, folder: RunFolder, goes_on: bool, reporter: Reporter, started_at: float) -> TrainResult:
+def _follow(request: TrainRequest, reporter: Reporter, started_at: float, world: World) -> TrainResult:
+    """Take part in the run that the first process has prepared: its plan is settled and its images are decoded."""
+    told = json.loads(world.tell("run", None))
+    plan = make_plan(request, reporter, None, from_dict(RunConfig, told["config"]))
+    return _run(request, plan, RunFolder(told["folder"]), told["goes_on"], reporter, started_at, world)
+
+
+def _run(
+    request: TrainRequest, plan: Plan, folder: RunFolder, goes_on: bool, reporter: Reporter, started_at: float, world: World
+) -> TrainResult:
     inputs = continuing.digests(plan)
     seed_everything(plan.config.seed)
-    run = prepare(plan, folder, reporter)
-    if goes_on:
-        continuing.check_inputs(folder, inputs, run.images)
-    elif request.out is None:
-        continuing.mention_unfinished(folder, plan, run.images, request, reporter)
-    _check_time_left(plan.config, time.monotonic() - started_at)
+    check: CheckMode = "off" if not world.is_first or (goes_on and request.check == "on") else request.check
+    run = prepare(plan, folder, reporter, sharded(world, plan.config, plan.device), check)
+    if world.is_first:
+        if goes_on:
+            continuing.check_inputs(folder, inputs, run.images)
+        elif request.out is None:
+            continuing.mention_unfinished(folder, plan, run.images, request, reporter)
+        _check_time_left(plan.config, time.monotonic() - started_at)
+        world.tell("run", json.dumps({"folder": str(folder.path), "config": to_dict(plan.config), "goes_on": goes_on}))
     with threads(plan.config.threads):
         announce(run)
         work = gather(run)
         doctor = Doctor(run, work, request)
-        loop = _loop(run, work, started_at, doctor)
+        # One process looks on, which a divided model does not allow.
+        loop = _loop(run, work, started_at, doctor if world.is_first and not world.is_sharded else None)
         if goes_on:
             loop.resume()
             reporter.say(f"going on with the unfinished run in {folder.path} at step {loop.progress.step}")
-        else:  # only now: a mistake found above leaves nothing on the disk
+        elif world.is_first:  # only now: a mistake found above leaves nothing on the disk
+            if run.gate is not None:
+                write_gate(run.gate, folder.path)
             continuing.begin(folder, plan, inputs, run.images, request.data)
             doctor.before()
-        with doctor.explaining(loop):
+        with doctor.explaining(loop) if world.size == 1 else contextlib.nullcontext():
             fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
             reporter.say(continuing.stopped(request, folder, fitted.steps))
@@ -177,18 +207,17 @@ def _check_time_left(config: RunConfig, seconds: float) -> None:
         )
 
 
-def _loop(run: Run, work: Work, started_at: float, observer: Observer) -> Loop:
+def _loop(run: Run, work: Work, started_at: float, observer: Observer | None) -> Loop:
     config = run.config
 
     def validate(candidate: torch.nn.Module) -> dict[str, float]:
-        answers = classify(candidate, work.evaluation[run.validation.name], autocast_dtype(config.precision, run.device))
+        answers = run.world.classify(candidate, work.evaluation[run.validation.name], autocast_dtype(config.precision, run.device))
         metrics = classification_metrics(*answers, resamples=1)
         return {name: metrics[name] for name in ("top1", "nll", "balanced_accuracy")}
 
     return Loop(
         work.model, work.task, work.train, validate, config, run.folder,
-        device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys,
-        observer=observer,
+        device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys, world=run.world, observer=observer,
     )  # fmt: skip
 
 
@@ -198,23 +227,30 @@ def _reserve(run: Run, work: Work) -> float:
         return 0.0
     loader = work.evaluation[run.reported.name]
     each = seconds_per_image(work.model, loader, autocast_dtype(run.config.precision, run.device))
-    return each * (len(run.validation) + len(run.reported)) + REPORT_SECONDS
+    return each * (len(run.validation) + len(run.reported)) / run.world.size + REPORT_SECONDS
 
 
 def _finish(run: Run, work: Work, loop: Loop, fitted: FitResult) -> TrainResult:
     """Measure the trained model on the reported part and write model file, metrics and report."""
     has_test = run.reported is not run.validation
-    work.model.load_state_dict(_weights_to_keep(run.folder, fitted, has_test))
-    answers = classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
+    run.world.wait()  # until the first process has written them
+    run.world.load_state(work.model, _weights_to_keep(run.folder, fitted, has_test))
+    answers = run.world.classify(work.model, work.evaluation[run.reported.name], autocast_dtype("auto", run.device))
+    state = run.world.whole_state(run.model)
+    if not run.world.is_first:
+        return _result(run, fitted, None)
     evaluation = judge(*answers, run.card, split=run.reported.name, skipped=run.images.skipped)
     if isinstance(work.task, Distillation):
-        evaluation.metrics["agreement"] = agreement(
-            run.model, work.task.teacher, work.evaluation[run.reported.name], autocast_dtype("auto", run.device)
+        loader = EvalLoader(
+            run.reported, run.card.preprocessing, batch_size=EVALUATION_BATCH, workers=run.config.workers, device=run.device
         )
+        evaluation.metrics["agreement"] = agreement(run.model, work.task.teacher, loader, autocast_dtype("auto", run.device))
     card = dataclasses.replace(run.card, metrics=evaluation.metrics | {"split": run.reported.name})
-    save_model(run.folder.model, run.model.state_dict(), card)
+    save_model(run.folder.model, state, card)
     result = _result(run, fitted, evaluation)
-    write_report(run.folder, card, run.model, run.images, evaluation, result.to_dict() | {"reason": run.plan.reason})
+    with torch.device("meta"):  # to be counted: the trained one may be divided among processes
+        counted = models.build(card.config)
+    write_report(run.folder, card, counted, run.images, evaluation, result.to_dict() | {"reason": run.plan.reason})
     result = dataclasses.replace(result, seconds=round(loop.clock.seconds, 2))
     run.folder.journal.write("finished", fitted.steps, seconds=result.seconds, split=evaluation.split, top1=evaluation.metrics["top1"])
     write_json(run.folder.metrics, result.to_dict() | {"confusion": evaluation.confusion.tolist(), "per_class": evaluation.per_class})
@@ -243,5 +279,6 @@ def _result(run: Run, fitted: FitResult, evaluation: Evaluation | None) -> Train
         images_per_second=round(fitted.images_per_second, 1),
         peak_memory_bytes=fitted.peak_memory_bytes,
         skipped=len(run.images.skipped),
+        num_files=len(run.images.skipped) + sum(len(split) for split in run.images.splits.values()),
         interrupted=fitted.interrupted,
     )

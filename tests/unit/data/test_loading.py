@@ -13,6 +13,7 @@ from kawara.data.augment import Augmentation, AugmentConfig
 from kawara.data.loading import CHUNK_OF_FILES, EvalLoader, TrainLoader
 from kawara.data.preprocessing import Preprocessing
 from kawara.data.sampling import SamplerConfig, epoch_order
+from kawara.data.sharing import Share
 from kawara.data.sources import load_data
 from kawara.data.synthetic import list_shapes, make_image_folder
 from kawara.errors import ConfigError, DecodeError, InternalError
@@ -108,6 +109,25 @@ def test_evaluation_shows_the_whole_split_in_order(splits, kind, workers):
     images = torch.cat([batch.images for batch in batches])
     for i in (0, 57, 119):
         assert torch.equal(images[i], preprocessing.normalise(preprocessing.place(splits[kind].store[i])[None])[0])
+
+
+@pytest.mark.parametrize("kind", ["tensor", "files"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_shares_are_rows_of_the_batches_of_one_process(splits, kind, size):
+    shares = [Share(rank, size) for rank in range(size)]
+    parts = zip(*(loader(splits, kind, share=share).epoch(1) for share in shares), strict=True)
+    for whole, batches in zip(loader(splits, kind).epoch(1), parts, strict=True):
+        for share, batch in zip(shares, batches, strict=True):
+            rows = torch.from_numpy(share.rows(40))
+            assert torch.equal(batch.images, whole.images[rows])
+            assert torch.equal(batch.labels, whole.labels[rows])
+            assert torch.equal(batch.whole, whole.indices)
+    preprocessing = SMALL if kind == "tensor" else PHOTOS
+    evaluation = [EvalLoader(splits[kind], preprocessing, batch_size=17, workers=2, share=share) for share in shares]  # the last has 1
+    everything = torch.cat([batch.images for batch in EvalLoader(splits[kind], preprocessing, batch_size=17, workers=2)])
+    for part in evaluation:
+        assert torch.equal(torch.cat([batch.images for batch in part]), everything[torch.from_numpy(part.served)])
+    assert set(np.concatenate([part.served for part in evaluation]).tolist()) == set(range(120))
 
 
 def test_grey_images_as_colour_and_the_other_way_round():

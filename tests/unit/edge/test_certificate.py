@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from kawara.edge.certificate import Comparison, judge, noise_images, time_both
+from kawara.edge.certificate import Comparison, judge, noise_images, time_in_turn
 
 LABELS = np.arange(200) % 4
 
@@ -79,7 +79,8 @@ def test_what_is_no_number_is_refused():
 def test_both_are_timed_alike():
     calls = []
     image = noise_images(1, (5, 9), count=1)[0]
-    latency = time_both(image, lambda _: calls.append("torch"), lambda _: calls.append("export"))
+    asked = {name: lambda _, name=name: calls.append(name) for name in ("torch", "export")}
+    latency = time_in_turn(image, asked)
     assert calls == ["torch", "export"] * 33
     assert 0 <= latency["export"]["p50_ms"] <= latency["export"]["p95_ms"]
     assert latency["image_size"] == list(image.shape[:2])
