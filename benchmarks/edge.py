@@ -3,8 +3,8 @@
     make peers && .venv-peers/bin/python benchmarks/edge.py ../shared --runs runs/edge
 
 All begin with the same decoded pixels (H, W, 3) and end with probabilities. timm is used as its documentation shows: eager, with its own
-evaluation transform. Each side runs in a process of its own; the parent lets them work in turn, A B C A B C …, and reports the ratio in each
-turn.
+evaluation transform. Each side runs in a process of its own; the parent lets them work in turn, A B C A B C …, and reports the ratio in
+each turn.
 Exports that are there already are not made again. Accuracies are those of the certificates, on photos that the export did not calibrate on.
 The record goes to benchmarks/measured/edge.json, from which benchmarks/write_results.py makes docs/results.md.
 """

@@ -216,6 +216,47 @@ def edge(path: Path) -> str:
     return text
 
 
+RUN_TIMES = {"torch": "PyTorch", "compile": "torch.compile", "onnx": "ONNX Runtime", "openvino": "OpenVINO"}
+
+
+def run_times(path: Path) -> str:
+    """Return the section on a ViT and a CNN of its size in each run time."""
+    record = json.loads(path.read_text())
+    every, over_size = record["cases"]
+    text = "## A ViT against the CNN of its size, on this machine\n\n| | parameters | multiply-adds | attention overtakes the linear layers at |\n|---|---|---|---|\n"
+    for model in every["models"]:
+        side = f"{model['attention_overtakes_px']:,} px" if model["attention_overtakes_px"] else "–"
+        text += f"| `{model['label']}` | {model['parameters']:,} | {model['macs'] / 1e9:.2f} G | {side} |\n"
+    text += "\nMilliseconds of one batch at 224 px, median (95th percentile); in brackets the share of the fastest matrix product.\n\n"
+    text += "| model | run time | 1 thread, batch 1 | 1 thread, batch 8 | 2 threads, batch 1 | 2 threads, batch 8 | memory |\n|---|---|---|---|---|---|---|\n"
+    for label in [model["label"] for model in every["models"]]:
+        for name in every["run_times"]:
+            rows = {(row["threads"], row["batch"]): row for row in every["rows"] if (row["model"], row["run_time"]) == (label, name)}
+            cells = [
+                f"{row['p50_ms']:.1f} ({row['p95_ms']:.1f}) [{100 * row['share_of_peak']:.0f} %]" if (row := rows.get(case)) else "–"
+                for case in ((1, 1), (1, 8), (2, 1), (2, 8))
+            ]
+            memory = next((row["memory_bytes"] for row in rows.values() if row["memory_bytes"]), None)
+            text += f"| `{label}` | {RUN_TIMES[name]} | {' | '.join(cells)} | {f'{memory / 1e6:.0f} MB' if memory else '–'} |\n"
+    sides = sorted({row["image_size_px"] for row in over_size["rows"]})
+    text += (
+        "\nOver the size of the image, 1 thread, batch 1, milliseconds (median).\n\n| model | run time | "
+        + " | ".join(f"{side} px" for side in sides)
+        + " |\n"
+    )
+    text += "|---|---|" + "---|" * len(sides) + "\n"
+    for label in [model["label"] for model in over_size["models"]]:
+        for name in over_size["run_times"]:
+            rows = {row["image_size_px"]: row for row in over_size["rows"] if (row["model"], row["run_time"]) == (label, name)}
+            cells = [f"{rows[side]['p50_ms']:.1f}" if side in rows else "–" for side in sides]
+            text += f"| `{label}` | {RUN_TIMES[name]} | {' | '.join(cells)} |\n"
+    text += (
+        f"\nThe network alone, float32, all in turn. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
+        "```sh\npython benchmarks/run_times.py\n```\n"
+    )
+    return text
+
+
 def agreement_with_teacher(agreement: dict[str, Any]) -> float:
     """Return how often the student's answer is the teacher's."""
     answer = "both heads" if "both heads" in agreement["who"] else "student"
@@ -319,6 +360,7 @@ SECTIONS = {
     "distillation.json": distillation,
     "comparison.json": comparison,
     "edge.json": edge,
+    "run_times.json": run_times,
     "inspection.json": inspection,
     "training_step.json": training_step,
     "input_pipeline.json": input_pipeline,

@@ -12,7 +12,7 @@ import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_args, get_type_hints
 
 import jsonargparse
 import yaml
@@ -57,6 +57,8 @@ def override(config: C, changes: Mapping[str, Any]) -> C:
                 break  # a table with free names: what fits in it is for its reader to say
         else:
             _check_names(node_type, {name: None}, ".".join(parents))
+            if isinstance(value, bool) and "off" in get_args(get_type_hints(node_type)[name]):
+                value = "on" if value else "off"  # YAML reads the words on and off as true and false
         node[name] = value
     return from_dict(type(config), values, where="the settings " + ", ".join(changes))
 

@@ -9,7 +9,8 @@
     │   ├── ModelFileError      a model file or checkpoint that cannot be read
     │   ├── RunFolderError      a run folder that exists, is busy or cannot be written
     │   ├── OutOfMemoryError    a batch that does not fit; says which would
-    │   ├── DivergedError       the loss is not finite; names step and files
+    │   ├── DivergedError       the loss is not finite; names step, files and layer
+    │   ├── HopelessError       a run that learns nothing; names the reason and the command that mends it
     │   └── ProcessLostError    another process of the same training has gone
     └── InternalError           our mistake
 
@@ -91,6 +92,10 @@ class OutOfMemoryError(UserError):
 
 class DivergedError(UserError):
     """The loss is not finite."""
+
+
+class HopelessError(UserError):
+    """A run that learns nothing and was stopped."""
 
 
 class ProcessLostError(UserError):

@@ -30,6 +30,7 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 STEPS = 30
 TRAIN = ["--model", "vit_femto_4", "--recipe", "small", "--image-size", "8", "--steps", str(STEPS), "--set", "batch_size=8"]
+TRAIN += ["--set", "doctor=off"]  # moments are counted in journal records; test_doctor.py resumes runs that are watched
 TRAIN += ["--set", "threads=1", "--set", "average_decay=0.9", "--set", "model.stochastic_depth=0.1", "--set", "task.mix.mixup=0.2"]
 
 

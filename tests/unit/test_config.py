@@ -7,6 +7,7 @@ import pytest
 
 from kawara import config
 from kawara.errors import ConfigError
+from kawara.training.run_config import RunConfig
 
 
 @dataclass(frozen=True)
@@ -73,3 +74,9 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"bad\.yaml"):
         config.read_file(path)
+
+
+def test_off_is_a_word_where_a_word_is_wanted():
+    """YAML reads it as false."""
+    changed = config.override(RunConfig(), config.parse_assignments(["doctor=off", "compile=on"]))
+    assert (changed.doctor, changed.compile) == ("off", "on")

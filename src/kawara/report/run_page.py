@@ -105,6 +105,7 @@ def run_page(summary: RunSummary) -> str:
         metrics=_metric_rows(summary),
         epochs=next((record["epoch"] for record in reversed(summary.records) if record.get("epoch") is not None), None),
         calibration=_calibration_sentence(summary),
+        remarks=[Text(record["en"], record["ja"]) for record in summary.records if record.get("event") == "remark"],
         confusions=_commonest_confusions(summary.confusion, summary.class_names),
         rows=rows[:MAX_CLASSES_OPEN],
         more_rows=rows[MAX_CLASSES_OPEN:MAX_CLASSES_SHOWN],

@@ -56,6 +56,22 @@ class Task(Protocol):
         ...
 
 
+class Observer(Protocol):
+    """Somebody who looks on, and may end the run by raising a UserError. Reads the journal, so that a resumed run is seen alike."""
+
+    def is_due(self, step: int) -> bool:
+        """Whether `look` is wanted after so many steps."""
+        ...
+
+    def look(self, loop: Loop) -> None:
+        """See where the run stands; every step so far is in the journal."""
+        ...
+
+    def after_validation(self, loop: Loop) -> None:
+        """See the model that was just validated."""
+        ...
+
+
 @dataclass
 class Progress:
     """Where a run stands; all of it goes into the checkpoint."""
@@ -103,10 +119,13 @@ class Loop:
         started_at: float | None = None,
         keys: list[str] | None = None,
         world: World = ALONE,
+        observer: Observer | None = None,
     ):
         self.model, self.task, self.train, self.validate = model, task, train, validate
         self.config, self.folder, self.device, self.reporter = config, folder, device, reporter
-        self.keys, self.world = keys, world
+        self.keys, self.world, self.observer = keys, world, observer
+        self.latest: list[Batch] = []
+        """The batches of the present step."""
         self.dtype = autocast_dtype(config.precision, device)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.optimizers = build_optimizers(model, config.optimizer, config.batch_size * config.accumulate)
@@ -165,12 +184,18 @@ class Loop:
                 over = share >= 1 or stop
                 validation_due = share >= 1 or self._validation_due(share)
                 save_due |= over or validation_due
-                if save_due or self._window.age() > JOURNAL_INTERVAL_S or self._window.has_unread_losses(self.device):
+                look_due = self.observer is not None and not stop and self.observer.is_due(self.progress.step)
+                if save_due or look_due or self._window.age() > JOURNAL_INTERVAL_S or self._window.has_unread_losses(self.device):
                     self._flush(share)
                 if save_due:
                     self.progress.training_seconds += time.monotonic() - resumed_at
                 if validation_due and not stop:  # a stopped run makes up for it when it goes on
                     self._validate(share)
+                    if self.observer is not None:
+                        self.observer.after_validation(self)
+                if look_due and self.observer is not None:
+                    self.observer.look(self)
+                    self._window = _Window()  # the time of looking is not that of training
                 if save_due:
                     self._save()
                     saved_at = resumed_at = time.monotonic()
@@ -220,7 +245,7 @@ class Loop:
             self.progress.epoch, self.progress.batch = self.progress.epoch + 1, 0
 
     def _step(self, loss_of: LossFunction, micro_batches: list[Batch], share: float) -> None:
-        step = self.progress.step
+        step, self.latest = self.progress.step, micro_batches
         factor = self.schedule.factor(step, share)
         set_rate(self.optimizers, factor)
         torch.manual_seed((self.config.seed * 1_000_003 + step) % 2**63)  # dropout and stochastic depth of this step

@@ -68,7 +68,8 @@ class DataSettings:
 class RunConfig:
     """A complete training run. `length` and `schedule.warmup` are written "300 epochs", "1000 steps", "5 minutes".
 
-    `batch_size` is that of all processes together; `shard` divides the model among them, where it is too large for one device.
+    `batch_size` is that of all processes together; `shard` divides the model among them, where it is too large for one device. `doctor` is
+    what happens to a run that learns nothing: it is stopped, it is told so, or nobody looks.
     """
 
     recipe: str = "custom"
@@ -90,6 +91,7 @@ class RunConfig:
     threads: int = 0
     workers: int = 0
     seed: int = 0
+    doctor: Literal["stop", "warn", "off"] = "stop"
 
     def __post_init__(self) -> None:
         if self.parsed_length.unit == "%" or self.parsed_length.amount <= 0:

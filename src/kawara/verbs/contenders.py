@@ -127,7 +127,9 @@ def _run_folder(out: Path, contender: Contender, seed: int) -> RunFolder:
 
 def _train(contender: Contender, seed: int, folder: RunFolder, reporter: Reporter) -> bool:
     """Make sure that the run is finished; False where it was interrupted."""
-    request = dataclasses.replace(contender.request, seed=seed, out=str(folder.path))
+    # A contender that learns nothing is a result like any other: it is told, not stopped.
+    settings = {"doctor": "warn"} | dict(contender.request.settings)
+    request = dataclasses.replace(contender.request, seed=seed, out=str(folder.path), settings=settings)
     if folder.state in ("unfinished", "finished"):
         remedy = f"--out {next_free(folder.path.parents[1])}, or the options of the first time"
         refuse_other_settings(folder, read_config(folder), resolve(request, Reporter(quiet=True)), remedy)

@@ -28,8 +28,8 @@ from kawara.training.run_folder import RunFolder, next_free
 from kawara.training.schedule import Duration
 from kawara.weights import ModelCard, open_model
 
-WITHOUT_EFFECT = ("workers",)
-"""Settings that change nothing of what comes out."""
+WITHOUT_EFFECT = ("workers", "doctor")
+"""Settings that change nothing of what comes out; `doctor` decides only whether a run goes on."""
 MAX_DIFFERENCES_SHOWN = 4
 CheckMode = Literal["on", "strict", "off"]
 """Before training: say what is wrong with the data; stop where there is an error or a warning; or say nothing."""
@@ -68,7 +68,10 @@ class Trained:
 
 @dataclass(frozen=True)
 class Plan:
-    """Everything that is settled before an image is decoded. `start` is None for a model from scratch, `teacher` without one."""
+    """Everything that is settled before an image is decoded. `start` is None for a model from scratch, `teacher` without one.
+
+    `asked` are the settings that somebody asked for, by dotted path; those of a new run alone.
+    """
 
     config: RunConfig
     listing: Listing
@@ -76,6 +79,7 @@ class Plan:
     reason: str
     start: Trained | None
     teacher: Trained | None
+    asked: Mapping[str, Any] = field(default_factory=dict)
 
 
 def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None, settled: RunConfig | None = None) -> Plan:
@@ -92,6 +96,8 @@ def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None
         listing = _open_data(request, reporter)
     elif earlier is not None and request.resume:
         config = earlier
+        if "doctor" in asked:
+            config = override(config, {"doctor": asked["doctor"]})
         _check_unchanged(config, asked | ({"recipe": request.recipe} if request.recipe else {}))
         start, teacher = _open(config.model.pretrained, reporter), _open(config.distillation.teacher, reporter)
         listing = _open_data(request, reporter)
@@ -103,7 +109,7 @@ def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None
         if begun is not None and earlier is not None:
             refuse_other_settings(begun, earlier, config)
         reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
-    plan = Plan(config, listing, device, reason, start, teacher)
+    plan = Plan(config, listing, device, reason, start, teacher, {} if begun is not None else asked)
     if teacher is not None:
         check_classes(teacher.card.class_names, tuple(listing.class_names))
     model_config(plan, len(listing.class_names))  # what does not fit together is said before images are read
@@ -117,7 +123,7 @@ def read_config(folder: RunFolder) -> RunConfig:
 
 def refuse_other_settings(folder: RunFolder, earlier: RunConfig, asked: RunConfig, remedy: str | None = None) -> None:
     """Raise RunFolderError, naming the first differences, where the run in `folder` began with other settings than `asked`."""
-    there, here = _flat(to_dict(earlier)), _flat(to_dict(asked))
+    there, here = flat_settings(to_dict(earlier)), flat_settings(to_dict(asked))
     differing = [path for path in here if there.get(path) != here[path] and path not in WITHOUT_EFFECT]
     if differing:
         shown = [f"{path} {there.get(path)!r} there, {here[path]!r} asked for" for path in differing[:MAX_DIFFERENCES_SHOWN]]
@@ -206,7 +212,7 @@ def starting_model(plan: Plan, num_classes: int) -> ImageModel:
 
 def _asked(request: TrainRequest) -> dict[str, Any]:
     """Return every setting that was asked for, by dotted path; `recipe` apart."""
-    asked = _flat(read_file(request.config)) if request.config else {}
+    asked = flat_settings(read_file(request.config)) if request.config else {}
     asked.pop("recipe", None)
     options = {
         "length": request.length,
@@ -350,10 +356,10 @@ def _check_unchanged(config: RunConfig, asked: Mapping[str, Any]) -> None:
             )
 
 
-def _flat(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
+def flat_settings(values: Mapping[str, Any], path: str = "") -> dict[str, Any]:
     """Return nested tables as dotted paths; tables whose names are free (model.options) stay whole."""
     flat: dict[str, Any] = {}
     for name, value in values.items():
         full = f"{path}.{name}" if path else name
-        flat |= _flat(value, full) if isinstance(value, dict) and full != "model.options" else {full: value}
+        flat |= flat_settings(value, full) if isinstance(value, dict) and full != "model.options" else {full: value}
     return flat

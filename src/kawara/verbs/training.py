@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import time
@@ -22,7 +23,7 @@ from kawara.tasks.distillation import Distillation, agreement
 from kawara.tasks.metrics import classification_metrics
 from kawara.training.checkpoint import read_weights
 from kawara.training.distributed import ALONE, World, joined, sharded
-from kawara.training.loop import FitResult, Loop, seconds_per_image
+from kawara.training.loop import FitResult, Loop, Observer, seconds_per_image
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
@@ -32,6 +33,7 @@ from kawara.verbs.evaluation import EVALUATION_BATCH, Evaluation, judge
 from kawara.verbs.planning import CheckMode, Plan, TrainRequest, make_plan
 from kawara.verbs.preparing import Run, Work, announce, gather, prepare
 from kawara.verbs.run_report import write_report
+from kawara.verbs.watching import Doctor
 from kawara.weights import save_model
 
 REPORT_SECONDS = 4.0
@@ -177,7 +179,9 @@ def _run(
     with threads(plan.config.threads):
         announce(run)
         work = gather(run)
-        loop = _loop(run, work, started_at)
+        doctor = Doctor(run, work, request)
+        # One process looks on, which a divided model does not allow.
+        loop = _loop(run, work, started_at, doctor if world.is_first and not world.is_sharded else None)
         if goes_on:
             loop.resume()
             reporter.say(f"going on with the unfinished run in {folder.path} at step {loop.progress.step}")
@@ -185,7 +189,9 @@ def _run(
             if run.gate is not None:
                 write_gate(run.gate, folder.path)
             continuing.begin(folder, plan, inputs, run.images, request.data)
-        fitted = loop.fit(reserve_seconds=_reserve(run, work))
+            doctor.before()
+        with doctor.explaining(loop) if world.size == 1 else contextlib.nullcontext():
+            fitted = loop.fit(reserve_seconds=_reserve(run, work))
         if fitted.interrupted:
             reporter.say(continuing.stopped(request, folder, fitted.steps))
             return _result(run, fitted, None)
@@ -201,7 +207,7 @@ def _check_time_left(config: RunConfig, seconds: float) -> None:
         )
 
 
-def _loop(run: Run, work: Work, started_at: float) -> Loop:
+def _loop(run: Run, work: Work, started_at: float, observer: Observer | None) -> Loop:
     config = run.config
 
     def validate(candidate: torch.nn.Module) -> dict[str, float]:
@@ -211,7 +217,7 @@ def _loop(run: Run, work: Work, started_at: float) -> Loop:
 
     return Loop(
         work.model, work.task, work.train, validate, config, run.folder,
-        device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys, world=run.world,
+        device=run.device, reporter=run.reporter, started_at=started_at, keys=run.train.keys, world=run.world, observer=observer,
     )  # fmt: skip
 
 
