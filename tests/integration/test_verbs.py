@@ -262,7 +262,8 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(photos, tmp_path, c
     monkeypatch.setattr("kawara.training.checkpoint.safetensors.torch.save_file", full)
     assert main(["train", str(photos), *TRAIN, "--out", str(tmp_path / "run")]) == 2
     assert "No space" in capsys.readouterr().err
-    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
+    assert not list((tmp_path / "run").rglob("*.safetensors"))
+    assert not list((tmp_path / "run").rglob("*.partial"))
 
 
 def test_a_run_in_minutes_ends_on_time(photos, tmp_path, capsys):

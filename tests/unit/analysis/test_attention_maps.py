@@ -156,7 +156,7 @@ def test_a_layer_that_answers_some_tokens_only_is_an_error() -> None:
     model = small_vit()
     layer = model.blocks[0].attn
     forward = layer.forward
-    layer.forward = lambda tokens, num_queries: forward(tokens, 1)
+    layer.forward = lambda tokens, num_queries, merging: forward(tokens, 1)
     with pytest.raises(InternalError, match=r"blocks\.0\.attn answered only some"):
         attention_maps(model, image_for(model))
 
@@ -202,7 +202,7 @@ def test_layers_on_another_grid_are_refused() -> None:
     model = small_vit()
     block = model.blocks[1]
     forward = block.forward
-    block.forward = lambda tokens: torch.cat([forward(tokens[:, :-1]), tokens[:, -1:]], dim=1)
+    block.forward = lambda tokens, **options: torch.cat([forward(tokens[:, :-1]), tokens[:, -1:]], dim=1)
     with pytest.raises(ConfigError, match=r"blocks\.1\.attn are not those of the model's feature grid"):
         observe_attention(model, image_for(model), lambda attention: None)
 
