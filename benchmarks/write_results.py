@@ -161,6 +161,8 @@ def comparison(path: Path) -> str:
     record = json.loads(path.read_text())
     case = record["cases"][0]
     verdict, sides = case["verdict"], case["sides"]
+    named = {"first": f"{sides[0]['label']} is better", "second": f"{sides[1]['label']} is better"}
+    better = named.get(verdict["decision"], verdict["decision"])
     low, high = (100 * value for value in verdict["difference_ci95"])
 
     def row(what: str, show: Callable[[dict[str, Any]], str]) -> str:
@@ -178,13 +180,13 @@ def comparison(path: Path) -> str:
     text += row("multiply-adds an image", lambda side: f"{side['macs'] / 1e6:.1f} M")
     text += row("latency p50 / p95, batch 1", lambda side: f"{side['latency_p50_ms']:.2f} / {side['latency_p95_ms']:.2f} ms")
     text += row("throughput at the best batch", lambda side: f"{side['images_per_second']:,.0f} images/s (batch {side['batch_size']})")
-    text += row("training, one run", lambda side: f"{side['training_seconds']:.0f} s")
     for name, title in (("noise", "noise"), ("blur", "blur"), ("shift", "shift"), ("drop_random", "tiles dropped")):
-        *_, (strength, one, other) = [(level["strength"], *level["top1"]) for level in case["robustness"][name]]
+        levels = case["robustness"][name]
+        strength, (one, other) = levels[len(levels) // 2]["strength"], levels[len(levels) // 2]["top1"]
         text += f"| {title}, {strength:g}: top-1 | {100 * one:.1f} % | {100 * other:.1f} % |\n"
     text += (
-        f"\nVerdict: **{verdict['decision']}**. {sides[0]['label']} minus {sides[1]['label']}: {100 * verdict['difference']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, "
-        f"on {case['num_images']:,} images and {verdict['num_seeds']} runs of each. Same data, augmentation, recipe `{case['training']['recipe']}` and {case['training']['length']}. "
+        f"\nVerdict: **{better}**. {sides[0]['label']} minus {sides[1]['label']}: {100 * verdict['difference']:+.2f} points, 95 % interval {low:+.2f} to {high:+.2f}, "
+        f"on {case['num_images']:,} images and {verdict['num_seeds'][0]} runs of each. Same data, augmentation, recipe `{case['training']['recipe']}` and {case['training']['length']}. "
         f"Times on {case['threads']} thread. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
         f"```sh\npython benchmarks/comparison.py ../shared/data/{case['data']}\n```\n"
     )
