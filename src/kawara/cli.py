@@ -221,7 +221,9 @@ def build_parser() -> _Parser:
         help="web: where the page loads onnxruntime-web from (default: cdn.jsdelivr.net), or its folder, which is copied (works offline)",
     )
     export.add_argument(
-        "--merge", metavar="R|auto", help="merge R tokens in each block of a ViT, which is faster; auto: as many as --max-drop allows"
+        "--merge",
+        metavar="R|auto",
+        help="merge R tokens a block of a ViT (2R in every second one), which is faster; auto: as many as --max-drop allows",
     )
 
     bench = verb("bench", "how fast are models on this machine, in each run time? And against CNNs of the same size?", BENCH_EPILOG)

@@ -16,6 +16,7 @@ from torch import nn
 
 from kawara.data.decode import decode, to_color
 from kawara.errors import ConfigError, DataError, DecodeError
+from kawara.layers.merging import EVERY
 from kawara.models import ImageModel
 from kawara.runtime import autocast_dtype, choose_device
 from kawara.weights import ModelCard, open_model
@@ -78,12 +79,15 @@ class Predictor:
             )
 
     def with_merging(self, r: int) -> Predictor:
-        """Return a copy that merges r tokens in each block and says so in its card; weights are shared. Raises ConfigError for a CNN."""
+        """Return a copy that merges 2r tokens in every second block, and says so in its card; weights are shared.
+
+        Raises ConfigError for a CNN.
+        """
         if not isinstance(self.model, ImageModel):
             raise ConfigError("An exported file merges what it was exported to merge.", got=r, remedy="the model file")
         shared: dict[int, Any] = {id(tensor): tensor for tensor in (*self.model.parameters(), *self.model.buffers())}
         model = copy.deepcopy(self.model, shared)
-        model.set_merging(r)
+        model.set_merging(r, every=EVERY if r else 1)
         return Predictor(model, dataclasses.replace(self.card, config=model.config), self.device)
 
     def predict(self, images: ImageLike | Sequence[ImageLike], *, top: int = 5, batch_size: int = 64) -> list[Prediction]:

@@ -112,8 +112,8 @@ class ImageModel(nn.Module):
         """Make (H, W) px the model's own image size. A family with positions resizes them, by the way of their source."""
         self.config = dataclasses.replace(self.config, image_size=image_size)
 
-    def set_merging(self, r: int, inflection: float = 0.0, *, proportional: bool = True) -> None:
-        """Merge r tokens in each block from now on, 0 none. Raises ConfigError where there are no tokens to merge, as in a CNN."""
+    def set_merging(self, r: int, inflection: float = 0.0, *, every: int = 1, proportional: bool = True) -> None:
+        """Merge r tokens a block from now on, 0 none. Raises ConfigError where there are no tokens to merge, as in a CNN."""
         if r:
             raise ConfigError("Only the tokens of a ViT can be merged.", got=f"merge {r} for a {type(self).__name__}", remedy="a ViT")
 

@@ -111,6 +111,8 @@ class ViTConfig:
     """r: how many tokens a block merges into others that are alike (layers/merging.py); 0: none."""
     merge_inflection: float = 0.0
     """0: r in every block; towards −1: more in early blocks, down to none in the last; towards 1: more in late ones."""
+    merge_every: int = 1
+    """1: every block merges r; k: every k-th block merges k·r, beginning with block k."""
     merge_proportional: bool = True
     """Whether a merged token is attended in proportion to its size: for weights that were trained without merging, or so."""
 
@@ -133,14 +135,14 @@ class ViTConfig:
         for name, choices in _CHOICES.items():
             if getattr(self, name) not in get_args(choices):
                 raise UnknownNameError(f"value of {name}", str(getattr(self, name)), [str(choice) for choice in get_args(choices)])
-        for name in ("channels", "patch_size", "width", "depth", "heads", "mlp_hidden"):
+        for name in ("channels", "patch_size", "width", "depth", "heads", "mlp_hidden", "merge_every"):
             _require(getattr(self, name) >= 1, f"The model option {name} must be at least 1.", getattr(self, name))
         for name in ("num_classes", "registers", "merge"):
             _require(getattr(self, name) >= 0, f"The model option {name} cannot be negative.", getattr(self, name))
         for name in ("stochastic_depth", "dropout", "attention_dropout"):
             _require(0.0 <= getattr(self, name) < 1.0, f"The model option {name} is a probability below 1.", getattr(self, name))
         _require(-1.0 <= self.merge_inflection <= 1.0, "The model option merge_inflection lies between -1 and 1.", self.merge_inflection)
-        for name, default in (("merge_inflection", 0.0), ("merge_proportional", True)):
+        for name, default in (("merge_inflection", 0.0), ("merge_every", 1), ("merge_proportional", True)):
             _require(
                 self.merge > 0 or getattr(self, name) == default,
                 f"The model option {name} acts only with merge.",
@@ -202,7 +204,7 @@ class ViTConfig:
     @property
     def merge_schedule(self) -> tuple[int, ...]:
         """How many tokens each block merges, as far as there are enough."""
-        return merge_schedule(self.merge, self.depth, self.merge_inflection)
+        return merge_schedule(self.merge, self.depth, self.merge_inflection, self.merge_every)
 
     @property
     def stem_channels(self) -> tuple[int, ...]:
@@ -357,9 +359,11 @@ class VisionTransformer(ImageModel):
             self.pos_embed = nn.Parameter(table) if isinstance(self.pos_embed, nn.Parameter) else table
         self.config = new
 
-    def set_merging(self, r: int, inflection: float = 0.0, *, proportional: bool = True) -> None:
-        """Merge r tokens in each block from now on (see `layers/merging.py`); 0: none. Raises ConfigError for what cannot be."""
-        self.config = dataclasses.replace(self.config, merge=r, merge_inflection=inflection, merge_proportional=proportional)
+    def set_merging(self, r: int, inflection: float = 0.0, *, every: int = 1, proportional: bool = True) -> None:
+        """Merge r tokens a block from now on (see `layers/merging.py`); 0: none. Raises ConfigError for what cannot be."""
+        self.config = dataclasses.replace(
+            self.config, merge=r, merge_inflection=inflection, merge_every=every, merge_proportional=proportional
+        )
 
     @torch.no_grad()
     def add_distillation_token(self) -> None:

@@ -1,4 +1,4 @@
-"""What `--merge` stands for: r tokens merged in each block, or the largest r that costs no more accuracy than is allowed.
+"""What `--merge` stands for: r tokens merged a block (2r in every second one), or the largest r that costs no more accuracy than is allowed.
 
 The loss is that of the merged model against the unmerged one in torch, on labelled images. They are others than those that an export is
 certified on where the data set has others: the validation part, else the train part. The largest r is found by halving: a few runs
@@ -45,7 +45,7 @@ def merged(
     precision: str = "fp32",
     reporter: Reporter,
 ) -> Merged | None:
-    """Return a copy of a model, sharing its weights, that merges `merge` tokens in each block; None changes nothing.
+    """Return a copy of a model, sharing its weights, that merges `merge` tokens a block; None changes nothing.
 
     "auto" needs `data`. Raises ConfigError for what `merge` cannot be, and for models without tokens.
     """
@@ -61,7 +61,7 @@ def merged(
     allowed = max_drop if precision == "fp32" else HEADROOM * max_drop
     r, tried = _largest(original, part, allowed, reporter)
     note = ", which it is certified on too" if same else ""
-    reporter.say(f"merging {r} tokens in each block: {tried[r]:.2f} points of top-1 are lost on {part.name}{note}")
+    reporter.say(f"merging {r} tokens a block: {tried[r]:.2f} points of top-1 are lost on {part.name}{note}")
     record = {
         "r": r,
         "images": f"{data}, {part.name}",
@@ -116,7 +116,7 @@ def _largest(original: Predictor, part: ImageSplit, allowed: float, reporter: Re
     tried = {0: 0.0}
     while too_many - fits > 1:
         r = (fits + too_many) // 2
-        reporter.progress("merging tokens", len(tried) / 6, f"{r} in each block")
+        reporter.progress("merging tokens", len(tried) / 6, f"{r} a block")
         tried[r] = 100 * (begun - num_right(original.with_merging(r))) / len(labels)
         fits, too_many = (r, too_many) if tried[r] <= allowed else (fits, r)
     return fits, tried
