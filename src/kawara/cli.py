@@ -125,7 +125,7 @@ def build_parser() -> _Parser:
         "--neighbours", type=int, metavar="K", help="for knn: how many vote (default 20; 10, 100 and 200 are shown beside it)"
     )
     evaluate.add_argument("--seed", type=int, metavar="N", help="for fewshot: of the draws of the images (default 0)")
-    evaluate.add_argument("--merge", type=int, metavar="R", help="merge R tokens in each block of a ViT first: what would it cost?")
+    evaluate.add_argument("--merge", type=int, metavar="R", help="merge R tokens a block of a ViT first: what would it cost?")
     evaluate.add_argument("--device", metavar="NAME")
     evaluate.add_argument("--batch-size", type=int, default=256, metavar="N")
 
@@ -223,7 +223,7 @@ def build_parser() -> _Parser:
     export.add_argument(
         "--merge",
         metavar="R|auto",
-        help="merge R tokens a block of a ViT (2R in every second one), which is faster; auto: as many as --max-drop allows",
+        help="merge R tokens a block of a ViT, which is faster; auto: as many as --max-drop allows",
     )
 
     bench = verb("bench", "how fast are models on this machine, in each run time? And against CNNs of the same size?", BENCH_EPILOG)

@@ -1,4 +1,4 @@
-"""What `--merge` stands for: r tokens merged a block (2r in every second one), or the largest r that costs no more accuracy than is allowed.
+"""What `--merge` stands for: r tokens a block (2r in every second one), or the largest r that costs no more accuracy than is allowed.
 
 The loss is that of the merged model against the unmerged one in torch, on labelled images. They are others than those that an export is
 certified on where the data set has others: the validation part, else the train part. The largest r is found by halving: a few runs

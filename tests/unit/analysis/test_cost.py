@@ -98,6 +98,7 @@ def test_distilled_deit(name: str, num_parameters: int) -> None:
         ("vit_femto_4", None, {"pool": "map", "registers": 2, "class_token": True}),
         ("vit_femto_4", None, {"mlp": "swiglu", "head_hidden": 24}),
         ("vit_femto_4", None, {"merge": 5}),
+        ("vit_femto_4", None, {"merge": 5, "merge_every": 2}),
         ("vit_femto_4", (28, 36), {"merge": 20, "merge_inflection": -0.5, "registers": 3, "class_token": True, "pool": "map"}),
         ("vit_femto_4", None, {"merge": 99, "distillation_token": True, "class_token": True, "mlp": "swiglu"}),
         ("vit_femto_8", (64, 96), {"stem": "resnet", "resnet_width": 32, "resnet_blocks": (2, 1), "image_size": (64, 64)}),

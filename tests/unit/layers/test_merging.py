@@ -21,6 +21,7 @@ OPTIONS = [
     {"class_token": False, "pool": "map"},
     {"layer_scale": 0.3, "merge_proportional": False},
     {"merge_inflection": -1.0},
+    {"merge_every": 2},
 ]
 
 
@@ -93,8 +94,9 @@ def test_a_model_that_merges_equals_plain_loops(options: dict) -> None:
                     logits = logits + torch.tensor(sizes, dtype=torch.float64).log()
                 heads = (logits.softmax(-1) @ value).transpose(0, 1).flatten(1)
                 tokens = tokens + block.ls1(block.attn.proj(heads))
-                averaged, sizes, _ = loop_merge(tokens.tolist(), sizes, key.mean(0).tolist(), r, config.num_prefix)
-                tokens = torch.tensor(averaged, dtype=torch.float64)
+                if r:
+                    averaged, sizes, _ = loop_merge(tokens.tolist(), sizes, key.mean(0).tolist(), r, config.num_prefix)
+                    tokens = torch.tensor(averaged, dtype=torch.float64)
                 tokens = tokens + block.ls2(block.mlp(block.norm2(tokens)))
             tokens = model.norm(tokens) if config.final_norm == "tokens" else tokens
             # A patch token that stands for s patches, s times over: then nobody has to know of sizes.
@@ -129,6 +131,9 @@ def test_schedules() -> None:
     assert merge_schedule(8, 5, 1.0) == (0, 4, 8, 12, 16)
     assert merge_schedule(8, 12, -0.5) == (12, 11, 10, 9, 9, 8, 7, 6, 6, 5, 4, 4)
     assert merge_schedule(3, 1) == (3,)
+    assert merge_schedule(8, 5, every=2) == (0, 16, 0, 16, 0)
+    assert merge_schedule(8, 6, every=3) == (0, 0, 24, 0, 0, 24)
+    assert merge_schedule(8, 4, -1.0, 2) == (0, 16 + 10, 0, 5 + 0)
 
 
 def test_without_merging_not_a_bit_changes() -> None:
@@ -196,6 +201,7 @@ def test_options_that_do_not_fit_say_so() -> None:
         ({"merge": 2, "merge_inflection": 2.0}, "between -1 and 1"),
         ({"merge_inflection": 0.5}, "acts only with merge"),
         ({"merge_proportional": False}, "acts only with merge"),
+        ({"merge_every": 2}, "acts only with merge"),
     ):
         with pytest.raises(ConfigError, match=message):
             dataclasses.replace(SMALL, **options)
