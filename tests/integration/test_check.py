@@ -299,3 +299,30 @@ def test_real_odd_files_among_real_photos(shared, tmp_path):
     assert rotated <= paths["rotated"]
     assert found.gate.num_files == 318 + 29
     assert found.gate.num_images == 318 + 29 - 3
+
+
+def test_a_model_finds_crops_between_parts(shared, tmp_path):
+    """What a hash cannot: photos that were cut from others."""
+    photos = sorted((shared / "data" / "hymenoptera" / "val" / "bees").glob("*.jpg"))[:40]
+    for number, photo in enumerate(photos):
+        folder = tmp_path / "data" / ("train" if number < 30 else "val") / ("a" if number % 2 else "b")
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(photo, folder / f"{number}.jpg")
+    wanted = set()
+    for number in range(6):
+        with Image.open(photos[number]) as image:
+            width, height = image.size
+            name = "a" if number % 2 else "b"
+            image.convert("RGB").crop((0, 0, int(0.92 * width), int(0.92 * height))).save(
+                tmp_path / "data" / "val" / name / f"crop{number}.png"
+            )
+            wanted.add((f"train/{name}/{number}.jpg", f"val/{name}/crop{number}.png"))
+    found = verbs.check(tmp_path / "data", model=shared / "weights" / "deit_tiny_patch16_224_in1k.safetensors")
+    named = {
+        tuple(sorted(member.path for member in copies.members))
+        for finding in found.gate.findings
+        if finding.kind in ("alike-two-splits", "near-two-splits")
+        for copies in finding.copies
+    }
+    assert named <= wanted
+    assert len(named) >= 4

@@ -59,6 +59,8 @@ KINDS: dict[str, Severity] = {
     "same-two-classes": "warning",
     "near-two-splits": "warning",
     "near-two-classes": "warning",
+    "alike-two-splits": "note",
+    "alike-two-classes": "note",
     "same-in-class": "note",
     "near-in-class": "note",
     # files that are used
@@ -118,7 +120,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Copies:
-    """Images that show the same: a near-duplicate pair with its correlation, or identical bytes, without one."""
+    """Images that show the same: a near-duplicate pair with its correlation (of features, where a model found it), or identical bytes."""
 
     members: tuple[Member, ...]
     correlation: float | None = None
@@ -170,6 +172,11 @@ class Gate:
         """Return this with one more finding, if there are items."""
         found = tuple(items)
         return dataclasses.replace(self, findings=_in_order_of_severity([*self.findings, Finding(kind, found)])) if found else self
+
+    def with_copies(self, kind: str, copies: Iterable[Copies]) -> Gate:
+        """Return this with one more finding, if there are copies."""
+        found = tuple(copies)
+        return dataclasses.replace(self, findings=_in_order_of_severity([*self.findings, Finding(kind, (), found)])) if found else self
 
     def of(self, *severities: Severity) -> list[Finding]:
         """Return the findings of these severities."""

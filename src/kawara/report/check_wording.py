@@ -89,6 +89,14 @@ WORDS: dict[str, Words] = {
     "same-two-classes": Words(Text("Same file in two classes", "同じファイルが複数のクラスにある"), _LABEL),
     "near-two-splits": Words(Text("Near-duplicates in two parts of the data", "ほぼ同じ画像が複数の分割にある"), _LEAK),
     "near-two-classes": Words(Text("Near-duplicates in two classes", "ほぼ同じ画像が複数のクラスにある"), _LABEL),
+    "alike-two-splits": Words(
+        Text("Alike to the model, in two parts of the data", "モデルから見てほぼ同じ画像が複数の分割にある"),
+        Text("both used: look whether one was cut from the other", "両方使います。一方が他方の切り抜きでないか確かめてください"),
+    ),
+    "alike-two-classes": Words(
+        Text("Alike to the model, in two classes", "モデルから見てほぼ同じ画像が複数のクラスにある"),
+        Text("both used: look whether both labels are right", "両方使います。どちらのラベルも正しいか確かめてください"),
+    ),
     "same-in-class": Words(
         Text("Same file more than once in a class", "同じファイルが同じクラスに重複"),
         Text("all of them used: it counts more than others", "すべて使います（その分だけ重く数えます）"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import itertools
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +14,9 @@ import numpy as np
 
 from kawara.analysis.features import extract
 from kawara.analysis.label_suspects import find_label_suspects
+from kawara.analysis.look_alikes import find_look_alikes
 from kawara.data.decode import ImageU8, decode
-from kawara.data.gate import Finding, Gate, Item, inspect_data
+from kawara.data.gate import Copies, Finding, Gate, Item, Member, inspect_data
 from kawara.data.listing import Listing
 from kawara.data.loading import EvalLoader
 from kawara.data.preprocessing import Preprocessing
@@ -79,7 +81,8 @@ def check(
 
     Args:
         data: anything that `train` takes.
-        model: a model file or a checkpoint of others; from its features images are told whose label is probably wrong.
+        model: a model file or a checkpoint of others; from its features images are told whose label is probably wrong, and crops and
+            other copies that no hash finds.
         out: a new folder for report.html, check.json and quarantine.csv; without it nothing is written but signatures in the cache.
 
     Raises:
@@ -100,8 +103,11 @@ def check(
         only_examine=True,
     )
     gate = inspect_data(images)
-    if predictor is not None:
-        gate = gate.with_items("label-suspect", _label_suspects(predictor, images, reporter))
+    if predictor is not None and any(map(len, images.splits.values())):
+        features = _features(predictor, images, reporter)
+        gate = gate.with_items("label-suspect", _label_suspects(features, images))
+        for kind, copies in _look_alikes(features, images, gate, reporter).items():
+            gate = gate.with_copies(kind, copies)
     sizes = {name: len(split) for name, split in images.splits.items()}
     report = None if out is None else Path(out) / "report.html"
     found = Check(str(data), images.description, images.class_names, sizes, gate, report, round(time.monotonic() - started, 2))
@@ -120,23 +126,61 @@ def _backbone(model: str | Path, device: str | None) -> Predictor:
     return predictor
 
 
-def _label_suspects(predictor: Predictor, images: ImageData, reporter: Reporter) -> list[Item]:
-    """Send every image through the backbone, and return those that look like another class than the one they have."""
+def _features(predictor: Predictor, images: ImageData, reporter: Reporter) -> np.ndarray:
+    """Send every image through the backbone: (n, D), part after part."""
     assert isinstance(predictor.model, ImageModel)
-    splits = [split for split in images.splits.values() if len(split)]
     features = []
-    for split in splits:
+    for split in images.splits.values():
+        if not len(split):
+            continue
         loader = EvalLoader(split, predictor.card.preprocessing, batch_size=_BATCH, device=predictor.device)
         progress = reporter.progress_of(f"features of {split.name}")
         features.append(extract(predictor.model, loader, autocast_dtype("auto", predictor.device), progress=progress).pooled.numpy())
-    if not splits:
-        return []
-    keys, labels = [key for split in splits for key in split.keys], np.concatenate([split.labels for split in splits])
-    found = find_label_suspects(np.concatenate(features), labels)
+    return np.concatenate(features)
+
+
+def _members(images: ImageData) -> list[Member]:
+    """Name every image, part after part."""
+    names = images.class_names
     return [
-        Item(keys[position], f"{images.class_names[labels[position]]}; looks like {images.class_names[suggested]} ({-margin:.2f})")
+        Member(key, names[label], split.name) for split in images.splits.values() for key, label in zip(split.keys, split.labels.tolist())
+    ]
+
+
+def _label_suspects(features: np.ndarray, images: ImageData) -> list[Item]:
+    """Return the images that look like another class than the one they have."""
+    members, labels = _members(images), np.concatenate([split.labels for split in images.splits.values()])
+    found = find_label_suspects(features, labels)
+    return [
+        Item(members[position].path, f"{members[position].class_name}; looks like {images.class_names[suggested]} ({-margin:.2f})")
         for position, suggested, margin in zip(found.positions.tolist(), found.suggested.tolist(), found.margins.tolist())
     ]
+
+
+def _look_alikes(features: np.ndarray, images: ImageData, gate: Gate, reporter: Reporter) -> dict[str, list[Copies]]:
+    """Return the pairs in two parts or two classes that the model takes for the same, without the copies that are known already."""
+    found = find_look_alikes(features)
+    if found is None:
+        reporter.say("To this model too many images look alike to tell copies by it: no list of them is made.")
+        return {}
+    members = _members(images)
+    known = {
+        frozenset(pair)
+        for finding in gate.findings
+        for copies in finding.copies
+        for pair in itertools.combinations([m.path for m in copies.members], 2)
+    }
+    kinds: dict[str, list[Copies]] = {"alike-two-splits": [], "alike-two-classes": []}
+    for one, other, cosine in zip(found.first.tolist(), found.second.tolist(), found.cosine.tolist()):
+        pair = members[one], members[other]
+        if frozenset(member.path for member in pair) in known:
+            continue
+        copies = Copies(pair, round(cosine, 4))
+        if pair[0].split != pair[1].split:
+            kinds["alike-two-splits"].append(copies)
+        if pair[0].class_name != pair[1].class_name:
+            kinds["alike-two-classes"].append(copies)
+    return kinds
 
 
 def gate_to_dict(gate: Gate) -> dict[str, Any]:
