@@ -181,7 +181,7 @@ def _run(
         work = gather(run)
         doctor = Doctor(run, work, request)
         # One process looks on, which a divided model does not allow.
-        loop = _loop(run, work, started_at, doctor if world.is_first and not world.is_sharded else None)
+        loop = _loop(run, work, started_at, doctor if run.world.is_first and not run.world.is_sharded else None)
         if goes_on:
             loop.resume()
             reporter.say(f"going on with the unfinished run in {folder.path} at step {loop.progress.step}")
