@@ -2,8 +2,8 @@
 
     python benchmarks/run_times.py --runs runs/run_times
 
-torch.compile is measured at 224 px alone, where compiling each case takes up to a minute. The record goes to
-benchmarks/measured/run_times.json, from which benchmarks/write_results.py makes docs/results.md.
+torch.compile is measured at 224 px alone, where compiling each case takes up to a minute. Cases that are there already are not measured
+again. The record goes to benchmarks/measured/run_times.json, from which benchmarks/write_results.py makes docs/results.md.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ def main() -> None:
     for name, arguments in CASES.items():
         out = options.runs / name
         twin = [options.model, "--twin", "--match", options.match]
-        subprocess.run([sys.executable, "-m", "kawara", "bench", *twin, *arguments, "--out", str(out)], check=True)
+        if not (out / "bench.json").exists():
+            subprocess.run([sys.executable, "-m", "kawara", "bench", *twin, *arguments, "--out", str(out)], check=True)
         cases.append({"case": name, **json.loads((out / "bench.json").read_text())})
     record.write("run_times", cases)
 
