@@ -315,6 +315,18 @@ def readme_table(language: str) -> str:
             low, high = case["ratio_range"]
             what = (english_text if english else japanese_text).format(case=case["case"])
             rows.append((what, f"{case['ratio']:.2f}× ({low:.2f} – {high:.2f})"))
+    path = MEASURED / "edge.json"
+    for case in json.loads(path.read_text())["cases"] if path.exists() else []:
+        if case["side"].startswith("ONNX Runtime") and "int8" in case["side"]:
+            low, high = case["faster_than_timm"]["range"]
+            options = case["side"].removeprefix("ONNX Runtime, ")
+            lost = -case["accuracy"]["drop_points"]
+            what = (
+                f"DeiT-Ti, {options}, ONNX Runtime, one photo, against timm eager; top-1"
+                if english
+                else f"DeiT-Ti、{options}、ONNX Runtime、写真 1 枚、timm（eager）との比と top-1 の差"
+            )
+            rows.append((what, f"{case['faster_than_timm']['median']:.2f}× ({low:.2f} – {high:.2f}); {lost:+.1f}"))
     head = ("what", "measured") if english else ("何を", "測定値")
     return "\n".join([f"| {head[0]} | {head[1]} |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)])
 
