@@ -284,6 +284,26 @@ def inspection(path: Path) -> str:
     return text
 
 
+def promises(path: Path) -> str:
+    """Return the section on the tests behind docs/promises.md."""
+    record = json.loads(path.read_text())
+    text = "## Promises put to the test\n\n| what | outcome | measured | s |\n|---|---|---|---|\n"
+    for case in record["cases"]:
+        measured = ", ".join(f"{name.replace('_', ' ')} {shortened(value)}" for name, value in case["measured"].items()) or "–"
+        text += f"| {case['promise']} | {case['outcome']} | {measured} | {case['seconds']:.0f} |\n"
+    text += (
+        "\nEach row is a test of docs/promises.md, which fails where the promise does not hold. "
+        f"{hardware(record['environment'])}; commit {record['commit']}.\n\n```sh\npython benchmarks/promises.py\n```\n"
+    )
+    return text
+
+
+def shortened(value: str) -> str:
+    """Return a number as people write it."""
+    number = float(value)
+    return f"{number:,.0f}" if number.is_integer() else f"{number:.3g}"
+
+
 def hardware(environment: dict[str, Any]) -> str:
     """Return the machine in words."""
     packages = environment["packages"]
@@ -375,6 +395,7 @@ SECTIONS = {
     "comparison.json": comparison,
     "edge.json": edge,
     "run_times.json": run_times,
+    "promises.json": promises,
     "inspection.json": inspection,
     "training_step.json": training_step,
     "input_pipeline.json": input_pipeline,

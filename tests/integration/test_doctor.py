@@ -89,7 +89,7 @@ def test_the_command_line_leaves_with_2(noise, tmp_path, capsys):
 
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
-def test_deit_72_is_stopped_and_the_command_beats_chance_by_30_points(shared, tmp_path):
+def test_deit_72_is_stopped_and_the_command_beats_chance_by_30_points(shared, tmp_path, record_property):
     """Six classes of 450 images, DeiT's recipe, rate 0.1: https://github.com/facebookresearch/deit/issues/72."""
     counts: dict[str, int] = {}
     with zipfile.ZipFile(shared / "data" / "cifar10" / "train.zip") as archive:
@@ -105,7 +105,9 @@ def test_deit_72_is_stopped_and_the_command_beats_chance_by_30_points(shared, tm
     with pytest.raises(HopelessError):
         train(tmp_path / "six", recipe="deit", model="vit_femto_8", image_size=32, out=out, quiet=True, settings={"optimizer.lr": 0.1})
     (end,) = journal(out, "stopped")
+    record_property("stopped_after_epoch", journal(out, "look")[-1]["epoch"])
     assert journal(out, "look")[-1]["epoch"] <= 3
     assert main(shlex.split(end["command"])[1:]) == 0
     metrics = json.loads((tmp_path / "replay-1" / "metrics.json").read_text())
+    record_property("top1", metrics["top1"])
     assert metrics["top1"] > 1 / 6 + 0.3

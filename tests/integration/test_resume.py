@@ -127,7 +127,7 @@ def test_the_journal_of_an_undisturbed_run(whole):
     assert whole.history == [*(("validation", step) for step in range(3, 31, 3)), ("finished", STEPS)]
 
 
-def test_twenty_kills_at_random_moments_leave_the_same_bits(kawara, whole):
+def test_twenty_kills_at_random_moments_leave_the_same_bits(kawara, whole, record_property):
     """A third of them just before or after a file gets its name, a third half-way through what is written, a third anywhere."""
     draw = random.Random(0)
     command = ["train", "photos", *TRAIN, "--out", "often-killed"]
@@ -140,6 +140,7 @@ def test_twenty_kills_at_random_moments_leave_the_same_bits(kawara, whole):
         kills += status < 0
     if status < 0:
         kawara.finished(*command)
+    record_property("kills", kills)
     assert kills >= 15
     whole.is_equalled_by(kawara.cwd / "often-killed")
 

@@ -128,7 +128,7 @@ def test_arrays_are_signed_as_files_are(shape):
     assert np.abs(sign_array(images).astype(int) - one_by_one).max() <= 1
 
 
-def test_copies_of_real_photos_are_found_and_distinct_photos_are_not(shared):
+def test_copies_of_real_photos_are_found_and_distinct_photos_are_not(shared, record_property):
     data = shared / "data"
     files = [*sorted((data / "imagenet_samples").glob("*.JPEG")), *sorted((data / "hymenoptera" / "train").glob("*/*.jpg"))]
     assert len(files) > 990
@@ -138,5 +138,12 @@ def test_copies_of_real_photos_are_found_and_distinct_photos_are_not(shared):
     pairs = find_near_pairs(signed([*photos, *copies]))
     found = set(zip(pairs.first.tolist(), pairs.second.tolist()))
     planted = {(row, len(files) + position) for position, row in enumerate(range(0, len(files), 5))}
+    for name, value in (
+        ("photos", len(files)),
+        ("planted", len(planted)),
+        ("found", len(planted & found)),
+        ("false", len(found - planted)),
+    ):
+        record_property(name, value)
     assert len(planted & found) >= 0.95 * len(planted)
     assert not found - planted
