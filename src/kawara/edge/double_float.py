@@ -21,24 +21,12 @@ class DoubleFloat(NamedTuple):
     high: Tensor
     low: Tensor
 
-    def plus(self, number: float) -> DoubleFloat:
-        """Add a number that float32 holds."""
-        total, error = two_sum(self.high, number)
-        return _normalised(total, error + self.low)
-
-    def negated(self) -> DoubleFloat:
-        return DoubleFloat(-self.high, -self.low)
-
-    def tripled(self) -> DoubleFloat:
-        total, error = two_sum(2 * self.high, self.high)
-        return _normalised(total, error + 3 * self.low)
-
     def times(self, other: DoubleFloat) -> DoubleFloat:
         product, error = two_product(self.high, other.high)
-        return _normalised(product, error + (self.high * other.low + self.low * other.high))
+        return normalised(product, error + (self.high * other.low + self.low * other.high))
 
 
-def two_sum(a: Tensor, b: Tensor | float) -> tuple[Tensor, Tensor]:
+def two_sum(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
     """Return fl(a + b) and what it lacks of a + b."""
     total = a + b
     part = total - a
@@ -54,20 +42,21 @@ def two_product(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def quotient(dividend: DoubleFloat, divisor: DoubleFloat) -> DoubleFloat:
-    """Divide, to about 44 bits."""
+    """Divide, to about 44 bits; the divisor must be normalised."""
     high = dividend.high / divisor.high
     product, error = two_product(high, divisor.high)
     rest = ((dividend.high - product) - error + dividend.low) - high * divisor.low
-    return _normalised(high, rest / divisor.high)
+    return normalised(high, rest / divisor.high)
 
 
 def exactly(number: Tensor) -> DoubleFloat:
-    """Return a whole number below 2²⁴ as it is."""
+    """Return a number that float32 holds, such as a whole one up to 2²⁴, as it is."""
     high = number.float()
     return DoubleFloat(high, torch.zeros_like(high))
 
 
-def _normalised(high: Tensor, low: Tensor) -> DoubleFloat:
+def normalised(high: Tensor, low: Tensor) -> DoubleFloat:
+    """Return high + low, of which high has the larger magnitude, as the nearest float32 and what is left."""
     total = high + low
     return DoubleFloat(total, low - (total - high))
 

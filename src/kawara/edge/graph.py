@@ -19,6 +19,8 @@ Axes: B batch, H W source pixels, C channels, T outputs of a tile along one side
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +28,7 @@ import torch
 from torch import Tensor, nn
 
 from kawara.data.preprocessing import Interpolation, Preprocessing
-from kawara.edge.double_float import DoubleFloat, exactly, quotient
+from kawara.edge.double_float import DoubleFloat, exactly, normalised, quotient, two_product, two_sum
 
 _TILE = 32
 _MAX_BITS = 22
@@ -63,77 +65,86 @@ class PlaceInGraph(nn.Module):
         _, height, width, _ = image_u8.shape
         wanted = self.preprocessing.image_size
         resized = self.preprocessing.resized_size(height, width)
-        rows = self._pass(height, resized[0], wanted[0])
-        columns = self._pass(width, resized[1], wanted[1])
-        # Gathered while channels lie last, then moved in two steps: each step copies blocks, which run times do fast.
-        windows = image_u8.index_select(2, columns.inputs.flatten()).index_select(1, rows.inputs.flatten()).permute(0, 3, 1, 2)
-        windows = windows.unflatten(3, columns.inputs.shape).unflatten(2, rows.inputs.shape)  # (B, C, rows, S, columns, S)
-        tiles = windows.permute(0, 1, 2, 4, 3, 5).float()  # (B, C, rows, columns, S, S)
-        tiles = columns.rounded(tiles @ columns.weights, dim=-1)  # (B, C, rows, columns, S, T)
-        tiles = rows.rounded(rows.weights.transpose(-1, -2)[:, None] @ tiles, dim=-2)  # (B, C, rows, columns, T, T)
-        placed = tiles.permute(0, 1, 2, 4, 3, 5).flatten(4, 5).flatten(2, 3)
+        if self.preprocessing.resize == "crop":  # both sides are reduced alike: half the operators where they go together
+            rows, columns = self._passes([height, width], resized, wanted)
+        else:
+            (rows,), (columns,) = (self._passes(*([size] for size in side)) for side in zip((height, width), resized, wanted))
+        # Rows are gathered as they lie, columns when they lie like rows: run times copy long blocks fast, single pixels slowly.
+        windows = image_u8.index_select(1, rows.inputs.flatten()).flatten(2).transpose(1, 2)  # (B, W C, rows S)
+        windows = windows.unflatten(1, (width, -1)).index_select(1, columns.inputs.flatten()).flatten(2)
+        tiles = columns.rounded(windows.unflatten(1, columns.inputs.shape).float())  # (B, columns, T, C rows S)
+        tiles = tiles.flatten(1, 2).transpose(1, 2).unflatten(1, (-1, *rows.inputs.shape))  # (B, C, rows, S, columns T)
+        placed = rows.rounded(tiles).flatten(2, 3)
         return placed[..., : wanted[0], : wanted[1]]
 
-    def _pass(self, num_inputs: Any, num_outputs: Any, wanted: int) -> _Pass:
-        """Make the weights along one side: `num_outputs` of which the `wanted` in the middle are kept."""
-        num_tiles = -(-wanted // _TILE)
-        tile = -(-wanted // num_tiles)
-        half = _reach(num_inputs, num_outputs, self.preprocessing.interpolation)
-        # p comes from all outputs, kept or not: at the borders, where windows are cut, weights are largest.
-        every = torch.arange(num_outputs)
-        near = _centre(every, num_inputs, num_outputs)[:, None] + torch.arange(-half, half + 1)
-        largest = self._largest(every[:, None], near, num_inputs, num_outputs)
-        bits = (torch.floor(largest * self.powers[1:] + 0.5) < 2**15).sum()
-        unit = self.powers.index_select(0, bits.reshape(1))
+    def _passes(self, num_inputs: Sequence[Any], num_outputs: Sequence[Any], wanted: Sequence[int]) -> list[_Pass]:
+        """Make the weights along sides that are reduced alike: of the outputs of each, the `wanted` in the middle are kept."""
+        sides = list(zip(num_inputs, num_outputs))
+        tile = -(-max(wanted) // -(-max(wanted) // _TILE))
+        num_tiles = -(-max(wanted) // tile)
+        half = _largest(_reach(*side, self.preprocessing.interpolation) for side in sides)
+        window = _largest((tile - 1) * inputs // outputs + 2 * half + 2 for inputs, outputs in sides)
+        inputs, outputs = _per_side(num_inputs), _per_side(num_outputs)  # (sides, 1, 1, 1)
+        step = torch.arange(-half, half + 1)[:, None]
+        unit = self._unit(torch.arange(_largest(num_outputs)).minimum(outputs - 1), step, inputs, outputs)
         # The first output that is kept, rounded half to even as Python rounds: (n + (n mod 4 == 3)) // 2 is round(n / 2) for n ≥ 0.
-        margin = num_outputs - wanted
-        kept = (margin + margin % 4 // 3) // 2 + torch.arange(num_tiles * tile).reshape(num_tiles, tile)
-        kept = kept.minimum(torch.full((), num_outputs - 1))  # what fills up the last tile must be something, though it is cut off
-        middle = _centre(kept, num_inputs, num_outputs)
-        first = middle[:, :1] - half
-        window = (tile - 1) * num_inputs // num_outputs + 2 * half + 2
-        inputs = first + torch.arange(window)  # (tiles, S)
+        margin = outputs - _per_side(wanted)
+        kept = (margin + margin % 4 // 3) // 2 + torch.arange(num_tiles * tile).reshape(num_tiles, 1, tile)
+        kept = kept.minimum(outputs - 1)  # what fills up the last tile must be something, though it is cut off
+        middle = _centre(kept, inputs, outputs)  # (sides, tiles, 1, T)
+        first = middle[..., :1] - half
         # Computed only for the inputs that an output reaches, 2 half + 1 of them, and then put where they stand in the window.
-        reached = middle[:, None, :] + torch.arange(-half, half + 1)[:, None]  # (tiles, 2 half + 1, T)
-        shares = self._weights(kept[:, None, :], reached, num_inputs, num_outputs, dim=1)
+        reached = middle + step  # (sides, tiles, 2 half + 1, T)
+        shares = self._weights(_distance(kept, reached, inputs, outputs), 2 * inputs.maximum(outputs), _exist(reached, inputs))
         weights = torch.floor(shares.high * unit + 0.5)
         rest = (shares.high * unit - weights) + shares.low * unit
         weights = weights + (rest > 0.5).float() - (rest < -0.5).float()
         high = torch.floor(weights / _SPLIT + 0.5)
-        parts = torch.cat([high, weights - _SPLIT * high], dim=-1)  # (tiles, 2 half + 1, 2 T)
-        places = (reached - first[:, None]).repeat(1, 1, 2)
-        parts = torch.zeros(num_tiles, window, 2 * tile).scatter(1, places, parts)
-        return _Pass(inputs.clamp(min=0).minimum(torch.full((), num_inputs - 1)), parts, unit)
+        parts = torch.cat([high, weights - _SPLIT * high], dim=-1).transpose(-1, -2)  # (sides, tiles, 2 T, 2 half + 1)
+        places = (reached - first).repeat(1, 1, 1, 2).transpose(-1, -2)
+        parts = torch.zeros(len(sides), num_tiles, 2 * tile, window).scatter(3, places, parts)
+        seen = (first.squeeze(-1) + torch.arange(window)).clamp(min=0).minimum(inputs.squeeze(-1) - 1)  # (sides, tiles, S)
+        used = [-(-size // tile) for size in wanted]
+        return [_Pass(seen[side, :tiles], parts[side, :tiles], unit[side].flatten()) for side, tiles in enumerate(used)]
 
-    def _largest(self, outputs: Tensor, inputs: Tensor, num_inputs: Any, num_outputs: Any) -> Tensor:
-        """Return the largest a[i, j], in float32: enough to find p."""
-        t = _distance(outputs, inputs, num_inputs, num_outputs).float() / (2 * torch.sym_max(num_inputs, num_outputs))
+    def _unit(self, every: Tensor, step: Tensor, inputs: Tensor, outputs: Tensor) -> Tensor:
+        """Return 2^p (sides, 1, 1, 1), by all outputs, kept or not: at the borders, where windows are cut, weights are largest."""
+        near = _centre(every, inputs, outputs) + step  # (sides, 1, 2 half + 1, outputs)
+        shares = self._kernel(_distance(every, near, inputs, outputs) / (2 * inputs.maximum(outputs)))
+        shares = torch.where(_exist(near, inputs), shares, 0.0)
+        largest = (shares / shares.sum(dim=2, keepdim=True)).amax(dim=(2, 3), keepdim=True)
+        bits = (torch.floor(largest * self.powers[1:] + 0.5) < 2**15).sum(dim=-1)
+        return self.powers[bits][..., None]
+
+    def _kernel(self, t: Tensor) -> Tensor:
+        """Return f(|t|) times 1 or 2 in float32: enough to find p."""
         if self.preprocessing.interpolation == "bilinear":
-            values = torch.relu(1 - t)
+            return torch.relu(1 - t)
+        return (1 - t) * torch.where(t < 1, (2 - 3 * t) * t + 2, torch.relu(2 - t).square())
+
+    def _weights(self, distance: Tensor, diameter: Tensor, exist: Tensor) -> DoubleFloat:
+        """Return a[i, j] for |t| = distance / diameter, zero where there is no input; they sum to 1 along dimension 2.
+
+        With d for the distance and D for the diameter, whole numbers, the cubic is a product of whole numbers:
+
+            2 D³ f(d / D) = (D − d) · (2 D² + d (2 D − 3 d))        d ≤ D
+                          = (D − d) · (2 D − d)²                    D ≤ d ≤ 2 D
+        """
+        # Powers of two bring D to ½ … 1, and change no digit. Factors fall out where the weights are made to sum to 1.
+        shrunk = 1 / self.powers[(diameter > self.powers).sum(dim=-1, keepdim=True)]
+        d, whole = distance.float() * shrunk, diameter.float() * shrunk
+        if self.preprocessing.interpolation == "bilinear":
+            values = exactly(torch.relu(whole - d))
         else:
-            values = torch.where(t < 1, (1.5 * t - 2.5) * t * t + 1, torch.where(t < 2, ((-0.5 * t + 2.5) * t - 4) * t + 2, 0.0))
-        values = torch.where((inputs >= 0) & (inputs < num_inputs), values, 0.0)
-        return (values / values.sum(dim=1, keepdim=True)).amax(dim=(0, 1))
-
-    def _weights(self, outputs: Tensor, inputs: Tensor, num_inputs: Any, num_outputs: Any, dim: int) -> DoubleFloat:
-        """Return a[i, j], zero where there is no input; they sum to 1 along `dim`."""
-        t = quotient(
-            exactly(_distance(outputs, inputs, num_inputs, num_outputs)),
-            exactly(torch.full((), 2 * torch.sym_max(num_inputs, num_outputs))),
-        )
-        if self.preprocessing.interpolation == "bilinear":
-            pieces = [t.negated().plus(1.0)]
-        else:  # twice the cubic: the factor falls out when they are made to sum to 1
-            square = t.times(t)
-            pieces = [square.times(t.tripled().plus(-5.0)).plus(2.0), t.negated().plus(5.0).times(t).plus(-8.0).times(t).plus(4.0)]
-        exists = (inputs >= 0) & (inputs < num_inputs)
-        high, low = torch.zeros_like(t.high), torch.zeros_like(t.high)
-        for end, piece in reversed(list(enumerate(pieces, 1))):
-            high, low = torch.where(t.high < end, piece.high, high), torch.where(t.high < end, piece.low, low)
+            inside, left = d < whole, torch.relu(2 * whole - d)
+            square, error = two_product(torch.where(inside, d, left), torch.where(inside, 2 * whole - 3 * d, left))
+            constant, lacking = two_product(whole, whole)
+            total, rounding = two_sum(torch.where(inside, 2 * constant, 0.0), square)
+            values = exactly(whole - d).times(DoubleFloat(total, rounding + error + torch.where(inside, 2 * lacking, 0.0)))
         # Cut so that the sum of the high parts is exact (for reductions up to 500-fold); the low parts need no care.
-        coarse = torch.floor(high * 2**14 + 0.5) / 2**14
-        values = DoubleFloat(torch.where(exists, coarse, 0.0), torch.where(exists, (high - coarse) + low, 0.0))
-        return quotient(values, DoubleFloat(values.high.sum(dim=dim, keepdim=True), values.low.sum(dim=dim, keepdim=True)))
+        coarse = torch.floor(values.high * 2**14 + 0.5) / 2**14
+        values = DoubleFloat(torch.where(exist, coarse, 0.0), torch.where(exist, (values.high - coarse) + values.low, 0.0))
+        return quotient(values, normalised(values.high.sum(dim=2, keepdim=True), values.low.sum(dim=2, keepdim=True)))
 
 
 @dataclass(frozen=True)
@@ -143,16 +154,16 @@ class _Pass:
     inputs: Tensor
     """(tiles, S): which inputs stand in the window of each tile."""
     weights: Tensor
-    """(tiles, S, 2 T): the high parts of the weights, then the low ones."""
+    """(tiles, 2 T, S): the high parts of the weights, then the low ones."""
     unit: Tensor
     """(1,): 2^p."""
 
-    def rounded(self, parts: Tensor, dim: int) -> Tensor:
-        """Join the products with high and low parts, and round them to grey levels.
+    def rounded(self, windows: Tensor) -> Tensor:
+        """Return grey levels (B, ..., tiles, T, n) of grey levels (B, ..., tiles, S, n), in float32.
 
         ⌊(128 high + low + 2^(p−1)) / 2^p⌋ = ⌊(high + ⌊low / 128⌋) / 2^(p−7) + ½⌋, whose parts float32 holds (p is 13 or more).
         """
-        high, low = parts.chunk(2, dim=dim)
+        high, low = (self.weights @ windows).chunk(2, dim=-2)
         share = _SPLIT / self.unit  # powers of two: products with them are exact
         return torch.floor((high + torch.floor(low * (1 / _SPLIT))) * share + 0.5).clamp(0, 255)
 
@@ -162,11 +173,25 @@ def _reach(num_inputs: Any, num_outputs: Any, interpolation: Interpolation) -> A
     return (_RADIUS[interpolation] * torch.sym_max(num_inputs, num_outputs) + num_outputs - 1) // num_outputs
 
 
-def _distance(outputs: Tensor, inputs: Tensor, num_inputs: Any, num_outputs: Any) -> Tensor:
+def _largest(numbers: Iterable[Any]) -> Any:
+    """Return the largest of some sizes, which may be symbols."""
+    return functools.reduce(torch.sym_max, numbers)
+
+
+def _per_side(sizes: Sequence[Any]) -> Tensor:
+    """Return sizes, which may be symbols, as whole numbers (sides, 1, 1, 1)."""
+    return torch.stack([torch.full((1, 1, 1), size) for size in sizes])
+
+
+def _distance(outputs: Tensor, inputs: Tensor, num_inputs: Tensor, num_outputs: Tensor) -> Tensor:
     """Return |t[i, j]| · 2 max(in, out), a whole number."""
     return torch.abs(2 * num_outputs * inputs + num_outputs - num_inputs * (2 * outputs + 1))
 
 
-def _centre(outputs: Tensor, num_inputs: Any, num_outputs: Any) -> Tensor:
+def _centre(outputs: Tensor, num_inputs: Tensor, num_outputs: Tensor) -> Tensor:
     """Return the input in which the centre of each output lies."""
     return (2 * outputs + 1) * num_inputs // (2 * num_outputs)
+
+
+def _exist(inputs: Tensor, num_inputs: Tensor) -> Tensor:
+    return (inputs >= 0) & (inputs < num_inputs)
