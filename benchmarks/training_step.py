@@ -4,7 +4,8 @@
 
 Each side runs in a process of its own (allocator settings belong to a process), both with the same number of threads,
 the same made-up batch and AdamW. The parent lets them work in turn, A B A B …, and reports the ratio of each pair.
-timm is used as its own training script uses it: eager, its AdamW, softmax attention fused by torch.
+timm is used as its own training script uses it: eager, its AdamW, softmax attention fused by torch, float32 unless asked for autocast.
+kawara is measured as it trains by itself (`precision=auto`), which is bfloat16 on CPUs that have it, and both sides in each precision.
 """
 
 from __future__ import annotations
@@ -24,9 +25,11 @@ CASES = {
     "ViT 192×9, patch 4, 32 px, batch 64": {"width": 192, "depth": 9, "heads": 3, "patch": 4, "image": 32, "batch": 64, "classes": 10},
     "ViT-Ti/16, 224 px, batch 8": {"width": 192, "depth": 12, "heads": 3, "patch": 16, "image": 224, "batch": 8, "classes": 1000},
 }
+SIDES = {"kawara": "auto", "kawara, float32": "float32", "timm": "float32", "timm, bfloat16": "bfloat16"}
+PAIRS = {"as they come": ("kawara", "timm"), "float32": ("kawara, float32", "timm"), "bfloat16": ("kawara", "timm, bfloat16")}
 
 
-def kawara_step(case: dict[str, int]) -> Any:
+def kawara_step(case: dict[str, int], precision: Any) -> Any:
     """Return a function that does one training step, as `kawara train` does it."""
     import torch
 
@@ -34,6 +37,7 @@ def kawara_step(case: dict[str, int]) -> Any:
     from kawara.runtime import keep_large_buffers
     from kawara.tasks.classification import soft_target_cross_entropy
     from kawara.training.optimizer import OptimizerConfig, build_optimizers
+    from kawara.training.precision import training_dtype
 
     keep_large_buffers()
     config = ViTConfig(
@@ -44,9 +48,12 @@ def kawara_step(case: dict[str, int]) -> Any:
     optimizers = build_optimizers(model, OptimizerConfig(name="adamw", lr=1e-4), case["batch"])
     image, target = made_up_batch(case)
     targets = torch.nn.functional.one_hot(target, case["classes"]).float()
+    dtype = training_dtype(precision, image.device, model)
 
     def step() -> None:
-        soft_target_cross_entropy(model(image), targets).backward()
+        with torch.autocast("cpu", dtype=dtype, enabled=dtype is not None):
+            loss = soft_target_cross_entropy(model(image), targets)
+        loss.backward()
         for optimizer in optimizers:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
@@ -54,7 +61,7 @@ def kawara_step(case: dict[str, int]) -> Any:
     return step
 
 
-def timm_step(case: dict[str, int]) -> Any:
+def timm_step(case: dict[str, int], precision: Any) -> Any:
     """Return a function that does one training step with timm's model and optimiser."""
     import peer_environment  # noqa: F401  makes timm importable beside a CPU build of torch: must come first
 
@@ -73,7 +80,9 @@ def timm_step(case: dict[str, int]) -> Any:
 
     def step() -> None:
         optimizer.zero_grad()
-        criterion(model(image), target).backward()
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=precision == "bfloat16"):
+            loss = criterion(model(image), target)
+        loss.backward()
         optimizer.step()
 
     return step
@@ -93,7 +102,7 @@ def work(side: str, case: dict[str, int], threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
-    step = {"kawara": kawara_step, "timm": timm_step}[side](case)
+    step = (kawara_step if side.startswith("kawara") else timm_step)(case, SIDES[side])
     for _ in range(3):
         step()
     print("ready", flush=True)
@@ -109,10 +118,17 @@ def work(side: str, case: dict[str, int], threads: int) -> None:
 
 
 def measure(name: str, case: dict[str, int], threads: int, rounds: int, steps: int) -> dict[str, Any]:
-    """Run both sides in turn and return medians, ratio and memory."""
+    """Run all sides in turn and return medians, ratios and memory."""
+    import torch
+
+    from kawara.runtime import has_fast_bfloat16
+
+    has_bfloat16 = has_fast_bfloat16(torch.device("cpu"))
+    pairs = PAIRS if has_bfloat16 else {"as they come": PAIRS["as they come"]}
     command = [sys.executable, __file__, "--threads", str(threads), "--case", name, "--side"]
     sides = {
-        side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for side in ("kawara", "timm")
+        side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for side in dict.fromkeys(side for pair in pairs.values() for side in pair)
     }
     for side, process in sides.items():
         assert process.stdout is not None
@@ -126,20 +142,25 @@ def measure(name: str, case: dict[str, int], threads: int, rounds: int, steps: i
             process.stdin.write(f"{steps}\n")
             process.stdin.flush()
             medians[side].append(statistics.median(json.loads(process.stdout.readline())))
-    memory = {}
-    for side, process in sides.items():
-        memory[side] = json.loads(process.communicate()[0])
-    ratios = sorted(theirs / ours for ours, theirs in zip(medians["kawara"], medians["timm"]))
+    memory = {side: json.loads(process.communicate()[0]) / 2**20 for side, process in sides.items()}
+
+    def compared(ours: str, theirs: str) -> dict[str, Any]:
+        ratios = sorted(their / our for our, their in zip(medians[ours], medians[theirs]))
+        return {
+            "kawara_ms": 1000 * statistics.median(medians[ours]),
+            "timm_ms": 1000 * statistics.median(medians[theirs]),
+            "ratio": statistics.median(ratios),
+            "ratio_range": [ratios[0], ratios[-1]],
+            "kawara_peak_mb": memory[ours],
+            "timm_peak_mb": memory[theirs],
+        }
+
     return {
         "case": name,
         "threads": threads,
         "rounds": rounds,
-        "kawara_ms": 1000 * statistics.median(medians["kawara"]),
-        "timm_ms": 1000 * statistics.median(medians["timm"]),
-        "ratio": statistics.median(ratios),
-        "ratio_range": [ratios[0], ratios[-1]],
-        "kawara_peak_mb": memory["kawara"] / 2**20,
-        "timm_peak_mb": memory["timm"] / 2**20,
+        "kawara_trains_in": "bfloat16" if has_bfloat16 else "float32",
+        "precisions": {title: compared(*pair) for title, pair in pairs.items()},
     }
 
 
@@ -178,7 +199,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--steps", type=int, default=6)
-    parser.add_argument("--side", choices=["kawara", "timm"], help=argparse.SUPPRESS)
+    parser.add_argument("--side", choices=list(SIDES), help=argparse.SUPPRESS)
     parser.add_argument("--case", choices=list(CASES), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.side:
@@ -188,7 +209,8 @@ def main() -> None:
     cases = []
     for name, case in CASES.items():
         measured = measure(name, case, options.threads, options.rounds, options.steps)
-        measured |= {"peak_gflops": peak, "share_of_peak": step_gflop(case) / measured["kawara_ms"] * 1000 / peak}
+        float32 = measured["precisions"]["float32" if "float32" in measured["precisions"] else "as they come"]
+        measured |= {"peak_gflops": peak, "share_of_peak": step_gflop(case) / float32["kawara_ms"] * 1000 / peak}
         cases.append(measured)
         print(json.dumps(measured, ensure_ascii=False), flush=True)
     record.write("training_step", cases)

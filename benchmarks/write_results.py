@@ -51,22 +51,32 @@ def timed_training(path: Path) -> str:
 def training_step(path: Path) -> str:
     """Return the section on the training step against timm."""
     record = json.loads(path.read_text())
+    first = record["cases"][0]
     text = "## One training step of the same ViT, against timm\n\n"
-    text += "| model | kawara, ms | timm, ms | ratio (range) | memory kawara / timm, MB | share of the matrix-product peak |\n|---|---|---|---|---|---|\n"
+    text += "| model, precision | kawara, ms | timm, ms | ratio (range) | memory kawara / timm, MB |\n|---|---|---|---|---|\n"
     for case in record["cases"]:
-        low, high = case["ratio_range"]
-        text += (
-            f"| {case['case']} | {case['kawara_ms']:.1f} | {case['timm_ms']:.1f} | **{case['ratio']:.2f}×** ({low:.2f} – {high:.2f}) | "
-            f"{case['kawara_peak_mb']:.0f} / {case['timm_peak_mb']:.0f} | {case['share_of_peak']:.0%} of {case['peak_gflops']:.0f} GFLOP/s |\n"
-        )
-    cases = record["cases"][0]
+        for precision, found in case["precisions"].items():
+            low, high = found["ratio_range"]
+            text += (
+                f"| {case['case']}{_precisions(case, precision)} | {found['kawara_ms']:.1f} | {found['timm_ms']:.1f} | "
+                f"**{found['ratio']:.2f}×** ({low:.2f} – {high:.2f}) | {found['kawara_peak_mb']:.0f} / {found['timm_peak_mb']:.0f} |\n"
+            )
+    shares = " and ".join(f"{case['share_of_peak']:.0%}" for case in record["cases"])
     text += (
         f"\nForward, backward and AdamW on a made-up batch; kawara's last block computes the class token alone, which is all that the head "
-        f"reads; {cases['threads']} threads, {cases['rounds']} alternating rounds, medians, "
+        f"reads. In float32, kawara does {shares} of the {first['peak_gflops']:.0f} GFLOP/s of a large matrix product. "
+        f"{first['threads']} threads, {first['rounds']} alternating rounds, medians, "
         f"each side in a process of its own. {hardware(record['environment'])}; commit {record['commit']}.\n\n"
         "```sh\nmake peers && .venv-peers/bin/python benchmarks/training_step.py\n```\n"
     )
     return text
+
+
+def _precisions(case: dict[str, Any], which: str, english: bool = True) -> str:
+    if which != "as they come":
+        return f", both {which}" if english else f"、ともに {which}"
+    each = f"kawara {case['kawara_trains_in']}, timm float32"
+    return f", as they come ({each})" if english else f"、初期設定どうし（{each}）"
 
 
 def input_pipeline(path: Path) -> str:
@@ -332,9 +342,11 @@ def readme_table(language: str) -> str:
     ):
         path = MEASURED / f"{file}.json"
         for case in json.loads(path.read_text())["cases"] if path.exists() else []:
-            low, high = case["ratio_range"]
             what = (english_text if english else japanese_text).format(case=case["case"])
-            rows.append((what, f"{case['ratio']:.2f}× ({low:.2f} – {high:.2f})"))
+            for precision, found in case.get("precisions", {"": case}).items():
+                low, high = found["ratio_range"]
+                how = _precisions(case, precision, english) if precision else ""
+                rows.append((what + how, f"{found['ratio']:.2f}× ({low:.2f} – {high:.2f})"))
     path = MEASURED / "edge.json"
     for case in json.loads(path.read_text())["cases"] if path.exists() else []:
         if case["side"].startswith("ONNX Runtime") and "int8" in case["side"]:

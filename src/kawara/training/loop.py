@@ -23,11 +23,12 @@ from torch import Tensor, nn
 
 from kawara.data.loading import Batch
 from kawara.errors import ConfigError, DivergedError, KawaraError, OutOfMemoryError
-from kawara.runtime import autocast_dtype, peak_memory_bytes
+from kawara.runtime import peak_memory_bytes
 from kawara.training.averaging import WeightAverage
 from kawara.training.checkpoint import read_progress
 from kawara.training.distributed import ALONE, LossFunction, World
 from kawara.training.optimizer import build_optimizers, clip_gradients, set_rate
+from kawara.training.precision import training_dtype
 from kawara.training.progress import Reporter, format_seconds
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
@@ -126,7 +127,7 @@ class Loop:
         self.keys, self.world, self.observer = keys, world, observer
         self.latest: list[Batch] = []
         """The batches of the present step."""
-        self.dtype = autocast_dtype(config.precision, device)
+        self.dtype = training_dtype(config.precision, device, model)
         self.scaler = torch.amp.GradScaler(device.type, enabled=self.dtype == torch.float16)
         self.optimizers = build_optimizers(model, config.optimizer, config.batch_size * config.accumulate)
         self.parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -23,6 +23,7 @@ from kawara.tasks.classification import Classification
 from kawara.tasks.distillation import Distillation, Teacher
 from kawara.training.distributed import ALONE, World
 from kawara.training.frozen import FeatureLoader, Heads
+from kawara.training.precision import training_dtype
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
 from kawara.training.run_folder import RunFolder
@@ -139,6 +140,8 @@ def announce(run: Run) -> None:
     """Say what is about to be trained."""
     height, width = run.card.preprocessing.image_size
     where = f"{run.device}" + (f", {torch.get_num_threads()} threads" if run.device.type == "cpu" else "")
+    dtype = None if run.config.model.frozen_backbone else training_dtype(run.config.precision, run.device, run.model)
+    where += "" if dtype is None else f", {str(dtype).removeprefix('torch.')}"
     where += f" in each of {run.world.size} processes" if run.world.size > 1 else ""
     run.reporter.say(
         f"{run.card.name}: {count_parameters(run.model):,} parameters, {count_macs(run.model) / 1e6:,.0f} million MACs an image of "
