@@ -63,6 +63,17 @@ _add(
     augment__flip=0.0,
 )
 _add(
+    "rotation",
+    ("turning at random", "ランダム回転"),
+    (
+        "Turns each image a little, so that its slant does not count.",
+        "画像を少しずつ回し、傾きの違いに慣れさせます。",
+    ),
+    "1805.09501",
+    lambda c: c.augment.rotation_degrees > 0,
+    augment__rotation_degrees=0.0,
+)
+_add(
     "rand_augment",
     ("RandAugment", "RandAugment"),
     (

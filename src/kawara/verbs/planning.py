@@ -258,7 +258,7 @@ def _fill_in(
     else:
         if recipe in ("finetune", "head"):
             raise ConfigError(f"The recipe {recipe} begins with a pretrained model.", remedy="--pretrained FILE or hub:owner/name")
-        image_size, why = _image_size(config, found, device, chosen)
+        image_size, why = _image_size(config, found, device, chosen, enlarge=recipe == "small" and "model.name" not in asked)
         reasons += why
         if recipe == "small":  # the one recipe that fits itself to the data; the others are what their papers say
             if "length" not in asked:
@@ -270,6 +270,9 @@ def _fill_in(
                 else:
                     chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
                 reasons.append(why)
+            if choice.is_enlarged(found, image_size) and "augment.rotation_degrees" not in asked:
+                chosen["augment.rotation_degrees"] = choice.TILT_DEGREES
+                reasons.append(f"each is turned by up to {choice.TILT_DEGREES:g}°, because shifts alone show little that is new")
         if config.data.color == "auto":
             chosen["data.color"] = "grey" if found.is_grey else "rgb"
         if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual
@@ -287,10 +290,12 @@ def _fill_in(
     return config, "; ".join(reasons)
 
 
-def _image_size(config: RunConfig, found: Survey, device: torch.device, chosen: dict[str, Any]) -> tuple[int, list[str]]:
+def _image_size(
+    config: RunConfig, found: Survey, device: torch.device, chosen: dict[str, Any], *, enlarge: bool
+) -> tuple[int, list[str]]:
     if config.data.image_size:
         return config.data.image_size, []
-    chosen["data.image_size"], why = choice.image_size(found, device)
+    chosen["data.image_size"], why = choice.image_size(found, device, enlarge=enlarge)
     return chosen["data.image_size"], [why]
 
 
