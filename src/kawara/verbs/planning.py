@@ -290,9 +290,7 @@ def _fill_in(
     return config, "; ".join(reasons)
 
 
-def _image_size(
-    config: RunConfig, found: Survey, device: torch.device, chosen: dict[str, Any], *, enlarge: bool
-) -> tuple[int, list[str]]:
+def _image_size(config: RunConfig, found: Survey, device: torch.device, chosen: dict[str, Any], *, enlarge: bool) -> tuple[int, list[str]]:
     if config.data.image_size:
         return config.data.image_size, []
     chosen["data.image_size"], why = choice.image_size(found, device, enlarge=enlarge)

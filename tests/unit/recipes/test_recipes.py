@@ -65,7 +65,7 @@ def test_only_tiny_images_are_enlarged(side, expected):
     assert choice.is_enlarged(found(1000, side), expected) == (side < 16)
 
 
-@pytest.mark.parametrize(("image_size", "tokens"), [(8, 16), (12, 36), (16, 16), (20, 25), (24, 36), (28, 16), (32, 16), (96, 144), (128, 64)])
+@pytest.mark.parametrize(("image_size", "tokens"), [(8, 16), (12, 36), (16, 16), (20, 25), (24, 36), (28, 16), (96, 144), (128, 64)])
 def test_the_stride_leaves_16_tokens_or_more(image_size, tokens):
     name, _ = choice.model(found(1000, image_size), image_size, Duration(1, "epochs"), CPU, 128)
     stride = int(name.rpartition("_")[2])
