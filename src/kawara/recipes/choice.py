@@ -14,8 +14,6 @@ from kawara.training.schedule import Duration
 LARGEST_SMALL_PX = 96
 ENLARGED_PX = 16
 """Tiny images become this large: a shift by one pixel is then a small one, and two convolutions make the 16 tokens instead of one."""
-TILT_DEGREES = 12.0
-"""How far enlarged images are turned either way (docs/lab-log.md): shifts alone say little new when each is shown 150 times."""
 SHOWINGS = {"femto": 0, "pico": 300_000, "nano": 2_000_000, "micro": 4_000_000, "milli": 8_000_000}
 """How often images must be shown in all before this size overtakes the one before it: a judgement from docs/lab-log.md."""
 SHOWINGS_ON_CPU, SHOWINGS_ON_GPU = 1_500_000, 10_000_000
@@ -37,9 +35,13 @@ def image_size(found: Survey, device: torch.device, *, enlarge: bool = False) ->
     return size, f"photos of about {side} px are reduced to {size} px" + ("" if device.type == "cuda" else " to be trained without a GPU")
 
 
-def is_enlarged(found: Survey, image_size: int) -> bool:
-    """Return whether tiny images are used at `image_size`, which has room for turning them."""
-    return found.shorter_side_px < ENLARGED_PX <= image_size
+def jitter(found: Survey, image_size: int) -> dict[str, float]:
+    """Return the settings by which tiny images that are enlarged vary more than others, {} for others.
+
+    Each is turned, and shifted by up to half a pixel of 16, either way: fewer errors, see docs/lab-log.md.
+    """
+    is_enlarged = found.shorter_side_px < ENLARGED_PX <= image_size
+    return {"augment.rotation_degrees": 12.0, "augment.translation": 0.03} if is_enlarged else {}
 
 
 def model(found: Survey, image_size: int, length: Duration, device: torch.device, batch_size: int) -> tuple[str, str]:

@@ -64,14 +64,15 @@ _add(
 )
 _add(
     "rotation",
-    ("turning at random", "ランダム回転"),
+    ("small turns and shifts", "小さな回転と移動"),
     (
-        "Turns each image a little, so that its slant does not count.",
-        "画像を少しずつ回し、傾きの違いに慣れさせます。",
+        "Turns and shifts each image a little, so that slant and exact place do not count.",
+        "画像を少し回したりずらしたりし、傾きや細かな位置の違いに慣れさせます。",
     ),
     "1805.09501",
-    lambda c: c.augment.rotation_degrees > 0,
+    lambda c: c.augment.rotation_degrees > 0 or c.augment.translation > 0,
     augment__rotation_degrees=0.0,
+    augment__translation=0.0,
 )
 _add(
     "rand_augment",

@@ -270,9 +270,10 @@ def _fill_in(
                 else:
                     chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
                 reasons.append(why)
-            if choice.is_enlarged(found, image_size) and "augment.rotation_degrees" not in asked:
-                chosen["augment.rotation_degrees"] = choice.TILT_DEGREES
-                reasons.append(f"each is turned by up to {choice.TILT_DEGREES:g}°, because shifts alone show little that is new")
+            jitter = {path: amount for path, amount in choice.jitter(found, image_size).items() if path not in asked}
+            if jitter:
+                chosen |= jitter
+                reasons.append("turned a little at random, and shifted by parts of a pixel")
         if config.data.color == "auto":
             chosen["data.color"] = "grey" if found.is_grey else "rgb"
         if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual

@@ -62,7 +62,8 @@ def test_image_size_follows_the_images_and_the_device(side, device, expected):
 @pytest.mark.parametrize(("side", "expected"), [(3, 16), (8, 16), (15, 16), (16, 16), (17, 20), (28, 28), (400, 128)])
 def test_only_tiny_images_are_enlarged(side, expected):
     assert choice.image_size(found(1000, side), CPU, enlarge=True)[0] == expected
-    assert choice.is_enlarged(found(1000, side), expected) == (side < 16)
+    assert bool(choice.jitter(found(1000, side), expected)) == (side < 16)
+    assert choice.jitter(found(1000, 8), 8) == {}
 
 
 @pytest.mark.parametrize(("image_size", "tokens"), [(8, 16), (12, 36), (16, 16), (20, 25), (24, 36), (28, 16), (96, 144), (128, 64)])
