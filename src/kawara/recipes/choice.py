@@ -12,15 +12,22 @@ from kawara.data.survey import Survey
 from kawara.training.schedule import Duration
 
 LARGEST_SMALL_PX = 96
+ENLARGED_PX = 16
+"""Tiny images become this large: a shift by one pixel is then a small one, and two convolutions make the 16 tokens instead of one."""
 SHOWINGS = {"femto": 0, "pico": 300_000, "nano": 2_000_000, "micro": 4_000_000, "milli": 8_000_000}
 """How often images must be shown in all before this size overtakes the one before it: a judgement from docs/lab-log.md."""
 SHOWINGS_ON_CPU, SHOWINGS_ON_GPU = 1_500_000, 10_000_000
 SHOWINGS_OF_FINETUNING_ON_CPU, SHOWINGS_OF_FINETUNING_ON_GPU = 20_000, 200_000
 
 
-def image_size(found: Survey, device: torch.device) -> tuple[int, str]:
-    """Return the side in px and why: small images keep their size, photos are reduced to what the device can train on."""
+def image_size(found: Survey, device: torch.device, *, enlarge: bool = False) -> tuple[int, str]:
+    """Return the side in px and why: small images keep their size, photos are reduced to what the device can train on.
+
+    With `enlarge`, tiny images become 16 px: where the model, and so the stride of its stem, is chosen afterwards.
+    """
     side = found.shorter_side_px
+    if enlarge and side < ENLARGED_PX:
+        return ENLARGED_PX, f"tiny images of {side} px are enlarged to {ENLARGED_PX} px"
     if side <= LARGEST_SMALL_PX:
         size = max(8, -(-side // 4) * 4)
         return size, f"images of {side} px are used at {size} px"
@@ -28,12 +35,21 @@ def image_size(found: Survey, device: torch.device) -> tuple[int, str]:
     return size, f"photos of about {side} px are reduced to {size} px" + ("" if device.type == "cuda" else " to be trained without a GPU")
 
 
+def jitter(found: Survey, image_size: int) -> dict[str, float]:
+    """Return the settings by which tiny images that are enlarged vary more than others, {} for others.
+
+    Each is turned, and shifted by up to half a pixel of 16, either way: fewer errors, see docs/lab-log.md.
+    """
+    is_enlarged = found.shorter_side_px < ENLARGED_PX <= image_size
+    return {"augment.rotation_degrees": 12.0, "augment.translation": 0.03} if is_enlarged else {}
+
+
 def model(found: Survey, image_size: int, length: Duration, device: torch.device, batch_size: int) -> tuple[str, str]:
     """Return the name of a model with a convolutional stem, and why: the largest that sees enough images in the length of the run.
 
     For a length in minutes the speed of this machine is measured, which takes about a second.
     """
-    stride = 2 if image_size <= 16 else 4 if image_size <= 24 else 8 if image_size <= LARGEST_SMALL_PX else 16
+    stride = 2 if image_size < ENLARGED_PX else 4 if image_size <= 24 else 8 if image_size <= LARGEST_SMALL_PX else 16
     names = {f"vit_{size}_conv_{stride}": enough for size, enough in SHOWINGS.items()}
     if length.unit == "minutes":
         showings = _showings_in(length.amount * 60, list(names), image_size, found, device)

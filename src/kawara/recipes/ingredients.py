@@ -63,6 +63,18 @@ _add(
     augment__flip=0.0,
 )
 _add(
+    "rotation",
+    ("small turns and shifts", "小さな回転と移動"),
+    (
+        "Turns and shifts each image a little, so that slant and exact place do not count.",
+        "画像を少し回したりずらしたりし、傾きや細かな位置の違いに慣れさせます。",
+    ),
+    "1805.09501",
+    lambda c: c.augment.rotation_degrees > 0 or c.augment.translation > 0,
+    augment__rotation_degrees=0.0,
+    augment__translation=0.0,
+)
+_add(
     "rand_augment",
     ("RandAugment", "RandAugment"),
     (

@@ -80,7 +80,7 @@ def _ablate(request: AblateRequest, seeds: Sequence[int], out: Path, reporter: R
     )  # fmt: skip
     written, config = resolved(asked, earlier_choices(out))
     removed = _chosen(request.without, config)
-    keep_choices(out, {"model": config.model.name})
+    keep_choices(out, {"model": config.model.name, "image_size": config.data.image_size})
     reporter.say(
         f"{config.model.name}, recipe {config.recipe}, {config.length}; without, in turn: {', '.join(each.name for each in removed)}."
     )

@@ -99,7 +99,8 @@ def _compare(request: CompareRequest, seeds: Sequence[int], out: Path, reporter:
     earlier = earlier_choices(out)
     written, config = resolved(asked, earlier)
     name, options, matched = _twin(request, config, earlier)
-    keep_choices(out, {"model": config.model.name, "twin": name, "options": options, "match": matched})
+    choices = {"model": config.model.name, "image_size": config.data.image_size}
+    keep_choices(out, choices | {"twin": name, "options": options, "match": matched})
     reporter.say(f"{config.model.name} against {name}{_changes(options)}: {_in_words(matched)}.")
     settings = {path: value for path, value in request.settings.items() if path not in ("model.name", "model.options")}
     rival = dataclasses.replace(written, model=name, settings=settings | {"model.options": options})

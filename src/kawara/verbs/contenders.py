@@ -69,7 +69,8 @@ def resolved(request: TrainRequest, earlier: Mapping[str, Any]) -> tuple[TrainRe
 
     What is compared must not be chosen twice: the model that fits a length in minutes may differ from one look at the clock to the next.
     """
-    config = resolve(dataclasses.replace(request, model=request.model or earlier.get("model")), Reporter(quiet=True))
+    model, image_size = request.model or earlier.get("model"), request.image_size or earlier.get("image_size")
+    config = resolve(dataclasses.replace(request, model=model, image_size=image_size), Reporter(quiet=True))
     if config.model.pretrained or config.distillation.kind != "none":
         raise ConfigError("Only models from scratch are compared.", remedy="kawara train each, then kawara compare A B DATA")
     written = dataclasses.replace(

@@ -258,7 +258,7 @@ def _fill_in(
     else:
         if recipe in ("finetune", "head"):
             raise ConfigError(f"The recipe {recipe} begins with a pretrained model.", remedy="--pretrained FILE or hub:owner/name")
-        image_size, why = _image_size(config, found, device, chosen)
+        image_size, why = _image_size(config, found, device, chosen, enlarge=recipe == "small" and "model.name" not in asked)
         reasons += why
         if recipe == "small":  # the one recipe that fits itself to the data; the others are what their papers say
             if "length" not in asked:
@@ -270,6 +270,10 @@ def _fill_in(
                 else:
                     chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
                 reasons.append(why)
+            jitter = {path: amount for path, amount in choice.jitter(found, image_size).items() if path not in asked}
+            if jitter:
+                chosen |= jitter
+                reasons.append("turned a little at random, and shifted by parts of a pixel")
         if config.data.color == "auto":
             chosen["data.color"] = "grey" if found.is_grey else "rgb"
         if not config.data.crop_fraction:  # small images are used whole; photos keep a margin, as is usual
@@ -287,10 +291,10 @@ def _fill_in(
     return config, "; ".join(reasons)
 
 
-def _image_size(config: RunConfig, found: Survey, device: torch.device, chosen: dict[str, Any]) -> tuple[int, list[str]]:
+def _image_size(config: RunConfig, found: Survey, device: torch.device, chosen: dict[str, Any], *, enlarge: bool) -> tuple[int, list[str]]:
     if config.data.image_size:
         return config.data.image_size, []
-    chosen["data.image_size"], why = choice.image_size(found, device)
+    chosen["data.image_size"], why = choice.image_size(found, device, enlarge=enlarge)
     return chosen["data.image_size"], [why]
 
 

@@ -39,6 +39,7 @@ def test_each_is_in_some_configuration():
     everything = override(
         RECIPES["deit"](),
         {
+            "augment.translation": 0.1,
             "augment.three_augment": True,
             "augment.color_jitter": 0.3,
             "model.dropout": 0.1,

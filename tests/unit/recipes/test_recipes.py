@@ -59,6 +59,20 @@ def test_image_size_follows_the_images_and_the_device(side, device, expected):
     assert str(size) in why
 
 
+@pytest.mark.parametrize(("side", "expected"), [(3, 16), (8, 16), (15, 16), (16, 16), (17, 20), (28, 28), (400, 128)])
+def test_only_tiny_images_are_enlarged(side, expected):
+    assert choice.image_size(found(1000, side), CPU, enlarge=True)[0] == expected
+    assert bool(choice.jitter(found(1000, side), expected)) == (side < 16)
+    assert choice.jitter(found(1000, 8), 8) == {}
+
+
+@pytest.mark.parametrize(("image_size", "tokens"), [(8, 16), (12, 36), (16, 16), (20, 25), (24, 36), (28, 16), (96, 144), (128, 64)])
+def test_the_stride_leaves_16_tokens_or_more(image_size, tokens):
+    name, _ = choice.model(found(1000, image_size), image_size, Duration(1, "epochs"), CPU, 128)
+    stride = int(name.rpartition("_")[2])
+    assert (-(-image_size // stride)) ** 2 == tokens
+
+
 def test_longer_training_takes_a_larger_model():
     names = [choice.model(found(60_000, 32), 32, Duration(epochs, "epochs"), CPU, 128)[0] for epochs in (1, 10, 50, 100, 200)]
     assert names == [f"vit_{size}_conv_8" for size in ("femto", "pico", "nano", "micro", "milli")]
