@@ -9,6 +9,7 @@ import platform
 import random
 import re
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -86,6 +87,32 @@ def threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+
+
+def num_threads_that_pay(seconds: float = 0.5) -> int:
+    """Return how many threads to compute with: all that torch would take, unless a single one is faster, which takes `seconds` to find out.
+
+    Threads wait for each other in every product. Where another program keeps one of their cores busy, that takes longer than to go alone.
+    """
+    most = torch.get_num_threads()
+    counts = [most]
+    while counts[-1] > 1:
+        counts.append(counts[-1] // 2)
+    matrix = torch.randn(384, 384)
+    taken, products = dict.fromkeys(counts, 0.0), dict.fromkeys(counts, 0)
+    with threads(most):
+        until = time.monotonic() + seconds
+        while len(counts) > 1 and (time.monotonic() < until or not products[1]):
+            for count in counts:  # in turn and for many products each, so that all meet the same neighbours
+                torch.set_num_threads(count)
+                torch.mm(matrix, matrix)  # the first with other threads starts them
+                started = time.monotonic()
+                while (lasted := time.monotonic() - started) < seconds / 20:
+                    torch.mm(matrix, matrix)
+                    products[count] += 1
+                taken[count] += lasted
+    speed = {count: products[count] / max(taken[count], 1e-9) for count in counts}
+    return most if speed[most] >= speed[1] else max(speed, key=lambda count: speed[count])
 
 
 def peak_memory_bytes(device: torch.device) -> int:

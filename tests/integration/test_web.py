@@ -430,8 +430,8 @@ def test_photos_get_the_answers_of_torch(tmp_path, runtime, shared):
 def test_int8_in_the_browser_answers_as_on_the_machine(tmp_path, runtime, shared):
     """DeiT-Ti in int8 with merged tokens, against ONNX Runtime with the same file.
 
-    What float32 rounds differently before a step of int8 is a step afterwards: ONNX Runtime with and without its optimisations differs by up
-    to 0.046 on these photos.
+    What float32 rounds differently before a step of int8 is a step afterwards: ONNX Runtime with and without its optimisations differs by
+    up to 0.046 on these photos.
     """
     samples = shared / "data" / "imagenet_samples"
     index_of = dict(reversed(line.split("\t")[:2]) for line in (samples / "classes.tsv").read_text().splitlines() if line[:1].isdigit())

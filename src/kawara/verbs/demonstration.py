@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 
 from kawara.data.sources import load_data, open_data
 from kawara.predict import Prediction, load
+from kawara.runtime import num_threads_that_pay
 from kawara.training.progress import Reporter
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import TrainResult, run_training
@@ -33,7 +35,12 @@ class Demo:
 def demo(out: str | Path, reporter: Reporter, *, started_at: float | None = None) -> Demo:
     """Train on scikit-learn's 1,797 digits, evaluate on the held-out test part and name some test images from files."""
     reporter.say("1,797 handwritten digits, 8×8 pixels, from scikit-learn: real images, no download.")
-    training = run_training(TrainRequest(data="digits", out=str(out), replace=True), reporter, started_at=started_at)
+    settings, count = {}, num_threads_that_pay()
+    if count < torch.get_num_threads():
+        reporter.say(f"Other programs keep this machine busy: the fewer threads, the faster now. The demo takes {count}.")
+        settings = {"threads": count}
+    request = TrainRequest(data="digits", out=str(out), replace=True, settings=settings)
+    training = run_training(request, reporter, started_at=started_at)
     predictor = load(training.model_path)
     listing = open_data("digits")
     test = load_data(listing, predictor.card.preprocessing, seed=0, val_fraction=predictor.card.recipe["data"]["val_fraction"]).splits[

@@ -19,7 +19,7 @@ from kawara.data.survey import Survey, survey
 from kawara.errors import ConfigError, RunFolderError
 from kawara.models import ImageModel
 from kawara.recipes import RECIPES, choice
-from kawara.runtime import choose_device
+from kawara.runtime import choose_device, num_threads_that_pay
 from kawara.tasks.distillation import check_classes
 from kawara.training.optimizer import refuse_foreign
 from kawara.training.progress import Reporter
@@ -108,6 +108,8 @@ def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None
         config, reason = _fill_in(request, asked, survey(listing), device, start, earlier)
         if begun is not None and earlier is not None:
             refuse_other_settings(begun, earlier, config)
+        elif device.type == "cpu" and not config.threads:
+            config = _beside_other_programs(config, reporter)
         reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
     plan = Plan(config, listing, device, reason, start, teacher, {} if begun is not None else asked)
     if teacher is not None:
@@ -134,6 +136,23 @@ def refuse_other_settings(folder: RunFolder, earlier: RunConfig, asked: RunConfi
             remedy=remedy
             or f"the settings of the first time, --resume to go on with those, or another --out, such as {next_free(folder.path)}",
         )
+
+
+def _beside_other_programs(config: RunConfig, reporter: Reporter) -> RunConfig:
+    """Say where other programs hold the threads up; take fewer for a length in minutes, which promises no bits that depend on them."""
+    count, most = num_threads_that_pay(), torch.get_num_threads()
+    if count == most:
+        return config
+    busy = f"Other programs keep this machine busy: {_in_words(count)} now faster than {most}"
+    if config.parsed_length.unit == "minutes":
+        reporter.say(f"{busy}; the run takes no more (--set threads={most} takes all).")
+        return override(config, {"threads": count})
+    reporter.say(f"{busy}. Wait for them to end, or --set threads={count}.")
+    return config
+
+
+def _in_words(num_threads: int) -> str:
+    return "one thread is" if num_threads == 1 else f"{num_threads} threads are"
 
 
 def _open(pretrained: str, reporter: Reporter) -> Trained | None:
@@ -242,7 +261,7 @@ def _fill_in(
 ) -> tuple[RunConfig, str]:
     """Return the configuration with everything that nobody asked for chosen, and the reason in words.
 
-    A model that was chosen by measuring the speed of the machine stays that of `earlier`: measured again, it might be another.
+    What was chosen by measuring the machine, model and threads, stays that of `earlier`: measured again, it might be another.
     """
     in_file = read_file(request.config).get("recipe") if request.config else None
     usual = "small" if start is None else "head" if asked.get("model.freeze") == "backbone" else "finetune"
@@ -283,6 +302,8 @@ def _fill_in(
     if recipe in ("small", "finetune") and found.is_grey and "augment.flip" not in asked:
         chosen["augment.flip"] = 0.0
         reasons.append("no mirror images, because grey images are often characters (--set augment.flip=0.5 allows them)")
+    if earlier is not None and "threads" not in asked and config.parsed_length.unit == "minutes":
+        chosen["threads"] = earlier.threads
     if not config.data.val_fraction:
         chosen["data.val_fraction"] = choice.val_fraction(found)
     config = override(config, chosen)

@@ -9,6 +9,7 @@ import pytest
 
 from kawara.training.progress import Reporter
 from kawara.training.run_config import RunConfig
+from kawara.verbs import planning
 from kawara.verbs.contenders import resolved
 from kawara.verbs.planning import TrainRequest
 from kawara.verbs.training import resolve
@@ -55,3 +56,20 @@ def test_what_is_chosen_for_a_comparison_is_not_chosen_otherwise_the_next_time()
     again, same = resolved(request, {"model": config.model.name, "image_size": config.data.image_size})
     assert (again, same) == (written, config)
     assert dataclasses.replace(written, model=None, recipe=None, length=None, image_size=None) == request
+
+
+def test_on_a_busy_machine_a_length_in_minutes_takes_fewer_threads(monkeypatch, capsys):
+    monkeypatch.setattr(planning, "num_threads_that_pay", lambda: 1)
+    monkeypatch.setattr(planning.torch, "get_num_threads", lambda: 4)
+    options = {"model": "vit_femto_8", "device": "cpu"}
+
+    def threads_of(**more) -> tuple[int, str]:
+        config = resolve(TrainRequest("digits", **options, **more), Reporter())
+        return config.threads, capsys.readouterr().err
+
+    count, said = threads_of(length="1 minutes")
+    assert (count, "one thread is now faster than 4" in said) == (1, True)
+    count, said = threads_of(length="1 epochs")
+    assert (count, "--set threads=1" in said) == (0, True)
+    count, said = threads_of(length="1 minutes", settings={"threads": 2})
+    assert (count, "busy" in said) == (2, False)
