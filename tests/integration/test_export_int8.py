@@ -91,7 +91,7 @@ def test_a_planted_outlier_is_refused_and_named(planted, capsys):
     assert stored["accuracy"]["drop_points"] > 0.5
     assert stored["int8"]["float_layers"] == []
     assert stored["int8"]["layers"][0]["layer"] == "blocks.1.attn.proj"
-    assert len(stored["int8"]["layers"]) == stored["int8"]["num_layers"] == 8
+    assert len(stored["int8"]["layers"]) == stored["int8"]["num_layers"] == 9
     assert stored["int8"]["calibration"]["images"] == f"{photos}, train"
     assert stored["int8"]["calibration"]["set_aside"] is False
     assert {len(variant) for variant in stored["int8"]["variants"]} == {5}

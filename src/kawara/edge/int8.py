@@ -16,9 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from kawara.data.preprocessing import Preprocessing
 from kawara.edge.blame import Damage, agreement, answers, divergence, fewest, rank
 from kawara.edge.folding import fold_batch_norms, smooth, smoothable
-from kawara.edge.quantise import observe, quantisable, replaced, twins
+from kawara.edge.quantise import observe, quantisable, replaced, twin_of_patches, twins
 from kawara.edge.ranges import RANGES
 from kawara.errors import ConfigError
 from kawara.models.interface import ImageModel
@@ -82,8 +83,8 @@ class Int8Network:
         }
 
 
-def quantised(model: ImageModel, images: Tensor, *, weight_bits: int, progress: Progress) -> Int8Network:
-    """Make the int8 twin of a model, which is left as it is, from normalised calibration images (n, C, H, W).
+def quantised(model: ImageModel, images: Tensor, preprocessing: Preprocessing, *, weight_bits: int, progress: Progress) -> Int8Network:
+    """Make the int8 twin of a model, which is left as it is, from calibration images (n, C, H, W) that `preprocessing` has normalised.
 
     Raises ConfigError for a model without a layer that can be in int8.
     """
@@ -111,7 +112,7 @@ def quantised(model: ImageModel, images: Tensor, *, weight_bits: int, progress: 
     for smoothing, network, record in candidates:
         for kind in RANGES:
             progress("trying variants", len(tried), len(candidates) * len(RANGES))
-            layers = twins(network, record, kind, weight_bits)
+            layers = twin_of_patches(network, preprocessing, weight_bits) | twins(network, record, kind, weight_bits)
             with replaced(network, layers):
                 got = answers(network, judged)
             kl = divergence(wanted, got)

@@ -4,8 +4,9 @@ Post-training quantisation (arXiv 1712.05877; arXiv 2004.09602): y = s_x s_w Σ 
 each layer, measured beforehand; weights in int8, one step for each output channel; sums in int32. A twin writes this as quantise →
 dequantise → float product, which run times know for what it is and compute in integers.
 
-In int8 are the linear layers of blocks and convolutions without groups; in float32 stay norms, softmax, GELU, residual sums, the products
-of attention, stem and head (docs/decisions/0009). What a convolution gives is quantised too: run times compute it in int8 only then.
+In int8 are the linear layers of blocks, convolutions without groups and the projection of patches, whose inputs are pixels and so uint8
+already; in float32 stay norms, softmax, GELU, residual sums, the products of attention, other stems and the head (docs/decisions/0009).
+What a convolution gives is quantised too: run times compute it in int8 only then.
 
 With 7 bits, weights stay within ±63: CPUs of x86 without VNNI add two products u8 · s8 in int16, where 2 · 255 · 127 does not fit and
 2 · 255 · 63 does.
@@ -26,8 +27,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from kawara.data.preprocessing import Preprocessing
 from kawara.edge.folding import PLAIN_CONVOLUTIONS
 from kawara.edge.ranges import LEVELS, RANGES, Range, RangeKind, weight_scales
+from kawara.layers.patch import PatchProjection, cut_patches
 from kawara.models.convnet import ConvNet
 from kawara.models.interface import ImageModel
 
@@ -38,7 +41,7 @@ _decomposed = torch.ops.quantized_decomposed
 
 
 def quantisable(network: ImageModel) -> list[str]:
-    """Return the names of the layers that can be in int8: those in float in every export are left out."""
+    """Return the names of the layers whose ranges are to be measured for int8: stem and head are left out."""
     outside = _float_parts(network)
     return [
         name
@@ -155,6 +158,43 @@ class QuantisedConv2d(nn.Module):
         maps = F.conv2d(_rounded(maps, self.inputs), weight, self.bias, self.stride, self.padding, self.dilation)
         # ReLU comes again in the network, where it changes nothing; here it spares the range the negative half.
         return _rounded(F.relu(maps) if self.rectified else maps, self.outputs)
+
+
+class QuantisedPatches(nn.Module):
+    """The projection of patches, (B, C, H, W) to (B, h·w, D), in int8: pixels of uint8 are its inputs, to normalise them is in its weights.
+
+    E (x − μ)/σ + b = (E/255σ) q + (b − E μ/σ) for pixels q = 255 x: nothing is lost but in the weights.
+    """
+
+    def __init__(self, projection: PatchProjection, preprocessing: Preprocessing, bits: int):
+        super().__init__()
+        self.patch_size = projection.weight.shape[-1]
+        self.weight: Tensor
+        self.scales: Tensor
+        self.bias: Tensor
+        mean, std = (torch.tensor(each)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
+        weight = projection.weight.detach() / (255 * std)
+        scales = weight_scales(weight, bits)
+        self.register_buffer("mean", 255 * mean)
+        self.register_buffer("std", 255 * std)
+        self.register_buffer("weight", (weight.flatten(1) / scales[:, None]).round().to(torch.int8).t().contiguous())
+        self.register_buffer("scales", scales)
+        self.register_buffer("bias", projection.bias.detach() - (projection.weight.detach() * mean / std).flatten(1).sum(dim=1))
+
+    def forward(self, image: Tensor) -> Tensor:
+        pixels = image * self.std + self.mean
+        return (
+            _rounded(cut_patches(pixels, self.patch_size), Range(0.0, LEVELS)) @ _dequantised(self.weight, self.scales, axis=1) + self.bias
+        )
+
+
+def twin_of_patches(network: ImageModel, preprocessing: Preprocessing, bits: int) -> dict[str, nn.Module]:
+    """Return the projection of patches in int8, by name; nothing for a network that begins otherwise."""
+    return {
+        name: QuantisedPatches(module, preprocessing, bits)
+        for name, module in network.named_modules()
+        if isinstance(module, PatchProjection)
+    }
 
 
 def twins(network: nn.Module, seen: Mapping[str, Seen], kind: RangeKind, bits: int) -> dict[str, nn.Module]:

@@ -29,6 +29,14 @@ from kawara.layers.feedforward import Activation, activation
 StemNorm = Literal["batch", "layer"]
 
 
+def cut_patches(image: Tensor, patch_size: int) -> Tensor:
+    """Cut (B, C, H, W) into patches, row by row: (B, h·w, C P²)."""
+    batch, channels, height_px, width_px = image.shape
+    h, w = height_px // patch_size, width_px // patch_size
+    patches = image.reshape(batch, channels, h, patch_size, w, patch_size).permute(0, 2, 4, 1, 3, 5)  # (B, h, w, C, P, P)
+    return patches.reshape(batch, h * w, channels * patch_size**2)
+
+
 class PatchProjection(nn.Module):
     """The weights of eq. 1 and their product with every patch: (B, C, H, W) to (B, h·w, D)."""
 
@@ -45,11 +53,7 @@ class PatchProjection(nn.Module):
         nn.init.uniform_(self.bias, -bound, bound)
 
     def forward(self, image: Tensor) -> Tensor:
-        width, channels, patch, _ = self.weight.shape
-        batch, _, height_px, width_px = image.shape
-        h, w = height_px // patch, width_px // patch
-        patches = image.reshape(batch, channels, h, patch, w, patch).permute(0, 2, 4, 1, 3, 5)  # (B, h, w, C, P, P)
-        return F.linear(patches.reshape(batch, h * w, channels * patch * patch), self.weight.reshape(width, -1), self.bias)
+        return F.linear(cut_patches(image, self.weight.shape[-1]), self.weight.flatten(1), self.bias)
 
     def extra_repr(self) -> str:
         width, channels, patch, _ = self.weight.shape

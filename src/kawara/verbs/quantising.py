@@ -65,7 +65,7 @@ class Int8Export:
     ):
         self._calibration, self._preprocessing, self._settings, self._reporter = calibration, preprocessing, settings, reporter
         images = preprocessing.normalise(calibration.images_u8)
-        self._int8 = quantised(network, images, weight_bits=settings.weight_bits, progress=self._progress)
+        self._int8 = quantised(network, images, preprocessing, weight_bits=settings.weight_bits, progress=self._progress)
         self._attempts: list[dict[str, Any]] = []
 
     @property

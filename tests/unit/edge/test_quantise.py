@@ -7,10 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from kawara.data.preprocessing import Preprocessing
 from kawara.edge.blame import fewest, rank
 from kawara.edge.int8 import quantised, usual_weight_bits
-from kawara.edge.quantise import QuantisedConv2d, QuantisedLinear, observe, quantisable, replaced, twins
+from kawara.edge.quantise import QuantisedConv2d, QuantisedLinear, QuantisedPatches, observe, quantisable, replaced, twins
 from kawara.edge.ranges import Range
+from kawara.layers.patch import PatchProjection, cut_patches
 from kawara.models import create_model
 from kawara.models.interface import ImageModel
 
@@ -31,6 +33,18 @@ def test_a_linear_layer_is_a_sum_of_whole_numbers(bits: int) -> None:
     assert torch.allclose(twin(tokens).double(), wanted, atol=1e-5)
     assert torch.allclose(twin(tokens.clamp(-1.5, 2)), linear(tokens.clamp(-1.5, 2)), atol=0.1)
     assert not torch.allclose(twin(tokens), linear(tokens), atol=1e-3)
+
+
+@torch.no_grad()
+def test_the_projection_of_patches_takes_pixels_as_they_are() -> None:
+    torch.manual_seed(0)
+    projection, preprocessing = PatchProjection(3, 10, 4), Preprocessing((8, 12))
+    pixels = torch.randint(0, 256, (2, 3, 8, 12), dtype=torch.uint8)
+    image = preprocessing.normalise(pixels)
+    twin = QuantisedPatches(projection, preprocessing, 8)
+    sums = cut_patches(pixels.double(), 4) @ twin.weight.double()  # of whole numbers: no pixel is rounded
+    assert torch.allclose(twin(image).double(), sums * twin.scales.double() + twin.bias.double(), atol=1e-5)
+    assert 1e-5 < (twin(image) - projection(image)).abs().max() < 0.02
 
 
 @pytest.mark.parametrize("rectified", [True, False])
@@ -94,7 +108,7 @@ def test_answers_stay_near_and_do_not_depend_on_the_batch() -> None:
     for name, options in (("vit_femto_4", {"class_token": True, "pool": "class", "depth": 2}), ("resnet_pico", {})):
         model, images = network(name, **options)
         before = {key: value.clone() for key, value in model.state_dict().items()}
-        made = quantised(model, images, weight_bits=8, progress=lambda *_: None)
+        made = quantised(model, images, Preprocessing((16, 16)), weight_bits=8, progress=lambda *_: None)
         assert all(torch.equal(before[key], value) for key, value in model.state_dict().items())
         wanted = model(images).softmax(dim=-1)
         with made.in_place() as small:
