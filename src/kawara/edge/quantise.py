@@ -172,6 +172,8 @@ class QuantisedPatches(nn.Module):
         self.weight: Tensor
         self.scales: Tensor
         self.bias: Tensor
+        self.mean: Tensor
+        self.std: Tensor
         mean, std = (torch.tensor(each)[:, None, None] for each in (preprocessing.mean, preprocessing.std))
         weight = projection.weight.detach() / (255 * std)
         scales = weight_scales(weight, bits)
@@ -182,10 +184,8 @@ class QuantisedPatches(nn.Module):
         self.register_buffer("bias", projection.bias.detach() - (projection.weight.detach() * mean / std).flatten(1).sum(dim=1))
 
     def forward(self, image: Tensor) -> Tensor:
-        pixels = image * self.std + self.mean
-        return (
-            _rounded(cut_patches(pixels, self.patch_size), Range(0.0, LEVELS)) @ _dequantised(self.weight, self.scales, axis=1) + self.bias
-        )
+        patches = cut_patches(image * self.std + self.mean, self.patch_size)
+        return _rounded(patches, Range(0.0, LEVELS)) @ _dequantised(self.weight, self.scales, axis=1) + self.bias
 
 
 def twin_of_patches(network: ImageModel, preprocessing: Preprocessing, bits: int) -> dict[str, nn.Module]:

@@ -19,7 +19,7 @@ from kawara.data.survey import Survey, survey
 from kawara.errors import ConfigError, RunFolderError
 from kawara.models import ImageModel
 from kawara.recipes import RECIPES, choice
-from kawara.runtime import choose_device, num_threads_that_pay
+from kawara.runtime import choose_device, num_threads_that_pay, threads
 from kawara.tasks.distillation import check_classes
 from kawara.training.optimizer import refuse_foreign
 from kawara.training.progress import Reporter
@@ -105,11 +105,9 @@ def make_plan(request: TrainRequest, reporter: Reporter, begun: RunFolder | None
     else:
         start, teacher = (_open(str(asked.get(path, "")), reporter) for path in ("model.pretrained", "distillation.teacher"))
         listing = _open_data(request, reporter)
-        config, reason = _fill_in(request, asked, survey(listing), device, start, earlier)
+        config, reason = _fill_in(request, asked, survey(listing), device, start, reporter, earlier)
         if begun is not None and earlier is not None:
             refuse_other_settings(begun, earlier, config)
-        elif device.type == "cpu" and not config.threads:
-            config = _beside_other_programs(config, reporter)
         reporter.say(f"{config.model.name}, recipe {config.recipe}: {reason}.")
     plan = Plan(config, listing, device, reason, start, teacher, {} if begun is not None else asked)
     if teacher is not None:
@@ -138,13 +136,16 @@ def refuse_other_settings(folder: RunFolder, earlier: RunConfig, asked: RunConfi
         )
 
 
-def _beside_other_programs(config: RunConfig, reporter: Reporter) -> RunConfig:
+def _beside_other_programs(config: RunConfig, earlier: RunConfig | None, reporter: Reporter) -> RunConfig:
     """Say where other programs hold the threads up; take fewer for a length in minutes, which promises no bits that depend on them."""
+    in_minutes = config.parsed_length.unit == "minutes"
+    if earlier is not None:
+        return override(config, {"threads": earlier.threads}) if in_minutes else config
     count, most = num_threads_that_pay(), torch.get_num_threads()
     if count == most:
         return config
     busy = f"Other programs keep this machine busy: {_in_words(count)} now faster than {most}"
-    if config.parsed_length.unit == "minutes":
+    if in_minutes:
         reporter.say(f"{busy}; the run takes no more (--set threads={most} takes all).")
         return override(config, {"threads": count})
     reporter.say(f"{busy}. Wait for them to end, or --set threads={count}.")
@@ -257,6 +258,7 @@ def _fill_in(
     found: Survey,
     device: torch.device,
     start: Trained | None,
+    reporter: Reporter,
     earlier: RunConfig | None = None,
 ) -> tuple[RunConfig, str]:
     """Return the configuration with everything that nobody asked for chosen, and the reason in words.
@@ -267,6 +269,8 @@ def _fill_in(
     usual = "small" if start is None else "head" if asked.get("model.freeze") == "backbone" else "finetune"
     recipe = request.recipe or in_file or usual
     config = override(RunConfig() if recipe == "custom" else RECIPES[recipe](), asked)
+    if device.type == "cpu" and not config.threads:
+        config = _beside_other_programs(config, earlier, reporter)
     chosen: dict[str, Any] = {}
     reasons = [f"{found.num_images:,} images of {found.num_classes} classes"]
     if start is not None:
@@ -287,7 +291,8 @@ def _fill_in(
                 if earlier is not None and length.unit == "minutes":
                     chosen["model.name"], why = earlier.model.name, "the model chosen when the run began"
                 else:
-                    chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
+                    with threads(config.threads):
+                        chosen["model.name"], why = choice.model(found, image_size, length, device, config.batch_size)
                 reasons.append(why)
             jitter = {path: amount for path, amount in choice.jitter(found, image_size).items() if path not in asked}
             if jitter:
@@ -302,8 +307,6 @@ def _fill_in(
     if recipe in ("small", "finetune") and found.is_grey and "augment.flip" not in asked:
         chosen["augment.flip"] = 0.0
         reasons.append("no mirror images, because grey images are often characters (--set augment.flip=0.5 allows them)")
-    if earlier is not None and "threads" not in asked and config.parsed_length.unit == "minutes":
-        chosen["threads"] = earlier.threads
     if not config.data.val_fraction:
         chosen["data.val_fraction"] = choice.val_fraction(found)
     config = override(config, chosen)
