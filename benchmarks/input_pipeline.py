@@ -98,7 +98,7 @@ def kawara_pass(name: str, case: dict[str, int]) -> Pass:
         images = torch.stack([torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in photos(case["images"], side)])
 
         def place(indices: np.ndarray, epoch: int) -> torch.Tensor:
-            return augmentation.place_batch(images[torch.from_numpy(indices)], epoch, indices)
+            return augmentation.place_batch(images.index_select(0, torch.from_numpy(indices)), epoch, indices)
 
     elif name == "cached":
         stored = [preprocessing.shrink(decode(data, "benchmark")) for data in jpegs(case["images"])]

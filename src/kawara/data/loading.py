@@ -112,7 +112,7 @@ class TrainLoader:
         """Return the crops, uint8 (n, C, h, w)."""
         tensor = self.split.store.tensor
         if tensor is not None:
-            return self.augmentation.place_batch(tensor[torch.from_numpy(indices)], epoch, draws)
+            return self.augmentation.place_batch(_rows(tensor, indices), epoch, draws)
         preprocessing = self.augmentation.preprocessing
         crops = torch.empty((len(indices), preprocessing.channels, *preprocessing.image_size), dtype=torch.uint8)
         for crop, index, draw in zip(crops, indices.tolist(), draws.tolist()):
@@ -171,9 +171,14 @@ class EvalLoader:
         tensor = self.split.store.tensor
         if tensor is not None:
             in_a_row = int(indices[-1]) - int(indices[0]) + 1 == len(indices)  # then a view of them is enough
-            chosen = slice(int(indices[0]), int(indices[-1]) + 1) if in_a_row else torch.from_numpy(indices)
-            return self.preprocessing.place_batch(tensor[chosen])
+            rows = tensor[int(indices[0]) : int(indices[-1]) + 1] if in_a_row else _rows(tensor, indices)
+            return self.preprocessing.place_batch(rows)
         return torch.stack([_guarded(self.split, i, self.preprocessing.place) for i in indices.tolist()])
+
+
+def _rows(images: Tensor, indices: Indices) -> Tensor:
+    # Copies whole images, where images[indices] goes byte by byte: 512 of 32 px take 44 µs for 910.
+    return images.index_select(0, torch.from_numpy(indices))
 
 
 def _batches(
